@@ -1,0 +1,1 @@
+"""geoseg: a GeoTIFF of any size in, georeferenced polygon layers out."""

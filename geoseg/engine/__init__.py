@@ -1,0 +1,1 @@
+"""What a run is: its order, its store, its executors (floor 4)."""

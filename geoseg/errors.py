@@ -1,0 +1,52 @@
+"""Every error that geoseg raises on purpose.
+
+::
+
+    GeosegError
+    ├── InputError         bad usage or input; nothing was written          exit 2
+    │   ├── SceneError       a scene that cannot be read, or lacks what the run needs
+    │   ├── ModelError       a model or card that cannot be used
+    │   ├── SettingsError    a setting out of its range, or two that exclude each other
+    │   └── OutputError      an output that exists with other settings, or cannot be written
+    └── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
+
+A message is one line: what was given, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["ChunkError", "GeosegError", "InputError", "ModelError", "OutputError", "SceneError", "SettingsError"]
+
+
+class GeosegError(Exception):
+    """Base of all errors that geoseg raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(GeosegError):
+    """Bad usage or input. Nothing was written."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SceneError(InputError):
+    """A scene that cannot be read, or lacks what the run needs."""
+
+
+class ModelError(InputError):
+    """A model or card that cannot be used."""
+
+
+class SettingsError(InputError):
+    """A setting out of its range, or two that exclude each other."""
+
+
+class OutputError(InputError):
+    """An output that exists with other settings, or cannot be written."""
+
+
+class ChunkError(GeosegError):
+    """Some chunk failed. The finished chunks are kept; running again resumes."""

@@ -1,0 +1,1 @@
+"""Metrics of a prediction against truth (floor 3)."""

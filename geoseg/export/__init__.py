@@ -1,0 +1,1 @@
+"""Writers of finished layers and rasters (floor 3)."""

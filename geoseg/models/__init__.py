@@ -1,0 +1,1 @@
+"""Model cards, the zoo, architectures and runtimes (floor 3)."""
