@@ -1,8 +1,8 @@
 """Windows, tiles and chunks: the integer arithmetic of cutting a scene.
 
-Everything is anchored at the scene's pixel (0, 0), so where a tile lies depends on the scene's size and on the
-core alone. A chunk is a whole number of cores; its size therefore decides who computes a tile, never which
-pixels the tile sees. That is what makes a run's result independent of how it was cut.
+Everything is anchored at the scene's pixel (0, 0), so where a tile lies depends on the scene's size and on
+the core alone. A chunk is a whole number of cores; its size therefore decides who computes a tile, never
+which pixels the tile sees. That is what makes a run's result independent of how it was cut.
 
 ::
 
