@@ -1,1 +1,67 @@
-"""geoseg: a GeoTIFF of any size in, georeferenced polygon layers out."""
+"""geoseg: a GeoTIFF of any size in, georeferenced polygon layers out.
+
+>>> import geoseg
+>>> result = geoseg.run("scene.tif", "layers")        # doctest: +SKIP
+>>> result.layers["water"].area_m2                    # doctest: +SKIP
+>>> fields = result.layer("field")  # a GeoDataFrame  # doctest: +SKIP
+
+Heavy packages are imported when a name is first used, so ``import geoseg`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.engine.plan import Plan, make_plan
+    from geoseg.engine.result import Result
+    from geoseg.engine.workflow import run, vectorize
+    from geoseg.errors import GeosegError
+    from geoseg.models.card import Card
+    from geoseg.models.zoo import available as models
+    from geoseg.scene import Scene
+    from geoseg.settings import Execution, RunSettings, VectorSettings
+
+__all__ = [
+    "Card",
+    "Execution",
+    "GeosegError",
+    "Plan",
+    "Result",
+    "RunSettings",
+    "Scene",
+    "VectorSettings",
+    "make_plan",
+    "models",
+    "run",
+    "vectorize",
+]
+
+_ROOMS = {
+    "Card": ("geoseg.models.card", "Card"),
+    "Execution": ("geoseg.settings", "Execution"),
+    "GeosegError": ("geoseg.errors", "GeosegError"),
+    "Plan": ("geoseg.engine.plan", "Plan"),
+    "Result": ("geoseg.engine.result", "Result"),
+    "RunSettings": ("geoseg.settings", "RunSettings"),
+    "Scene": ("geoseg.scene", "Scene"),
+    "VectorSettings": ("geoseg.settings", "VectorSettings"),
+    "make_plan": ("geoseg.engine.plan", "make_plan"),
+    "models": ("geoseg.models.zoo", "available"),
+    "run": ("geoseg.engine.workflow", "run"),
+    "vectorize": ("geoseg.engine.workflow", "vectorize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+    room, word = _ROOMS[name]
+    value = getattr(import_module(room), word)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

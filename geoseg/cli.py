@@ -1,0 +1,329 @@
+"""The command line: parse, then one call (floor 5). No logic lives here, and nothing heavy is imported at the top."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from geoseg.errors import GeosegError
+from geoseg.settings import Device, Execution, Precision, RunSettings, VectorSettings
+
+__all__ = ["main"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Names(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """So many comma-separated numbers."""
+
+    def __init__(self, form: str) -> None:
+        self.name = form
+        self._count = form.count(",") + 1
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != self._count:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+        return numbers
+
+
+class _Codes(click.ParamType[dict[str, int]]):
+    """Layer names and mask codes, ``water=1,road=2``."""
+
+    name = "name=code,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        try:
+            pairs = [part.split("=") for part in str(value).split(",")]
+            codes = {name.strip(): int(code) for name, code in pairs}
+        except ValueError:
+            codes = {}
+        if not codes or not all(name and 1 <= code <= 254 for name, code in codes.items()):
+            self.fail(f"{value!r} is not name=code,... with codes 1-254, e.g. water=1,road=2", param, ctx)
+        return codes
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_scene_options = _options(
+    click.option(
+        "--model",
+        default="rgb-lite0",
+        show_default=True,
+        metavar="NAME|CARD",
+        help="A model of `geoseg models`, or the path of a card.",
+    ),
+    click.option(
+        "--classes",
+        type=_Names(),
+        metavar="NAME,...",
+        help="Layers wanted. [default: all that the model has]",
+    ),
+    click.option(
+        "--bands",
+        type=_Names(),
+        metavar="BAND,...",
+        help=(
+            "The scene's bands for the model's, in its order: numbers, names or common names,"
+            " e.g. 1,2,3. [default: by common name]"
+        ),
+    ),
+    click.option(
+        "--scale",
+        type=_Numbers("LOW,HIGH"),
+        metavar="LOW,HIGH",
+        help=("Scene values that become 0 and 255; needed unless the scene is uint8."),
+    ),
+    click.option("--bbox", type=_Numbers("W,S,E,N"), metavar="W,S,E,N", help="Only this rectangle, degrees."),
+    click.option("--halo", type=int, metavar="PX", help="Pixels around a tile's core. [default: the card's]"),
+    click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
+    click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
+)
+_execution_options = _options(
+    click.option(
+        "--chunk",
+        type=int,
+        default=2048,
+        show_default=True,
+        metavar="PX",
+        help=(
+            "Side of what one task does; rounded up to whole tile cores (vectorize: taken as "
+            "it is). Never changes the layers."
+        ),
+    ),
+    click.option("--serial", is_flag=True, help="One process, no Dask."),
+    click.option(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=("Processes of a local Dask cluster. [default: what fits the machine]"),
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, e.g. tcp://host:8786."),
+)
+_vector_options = _options(
+    click.option(
+        "--min-area",
+        type=float,
+        default=25.0,
+        show_default=True,
+        metavar="M2",
+        help="Leave out polygons below this area, square metres.",
+    ),
+    click.option(
+        "--simplify",
+        type=float,
+        metavar="M",
+        help=("Tolerance of the outline's simplification, metres; 0 keeps every pixel edge. [default: one pixel]"),
+    ),
+    click.option(
+        "--formats",
+        type=_Names(),
+        default="geojson,parquet",
+        show_default=True,
+        metavar="NAME,...",
+        help="geojson, parquet, gpkg, fgb.",
+    ),
+)
+_output_options = _options(
+    click.option(
+        "-o",
+        "--output",
+        "directory",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where the layers go.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
+    click.option("--quiet", is_flag=True, help="Print errors only."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="geoseg")
+def cli() -> None:
+    """Turn satellite and aerial images of any size into polygon layers: water, roads, fields and parking."""
+
+
+@cli.command()
+@click.argument("scene")
+@_output_options
+@_scene_options
+@_vector_options
+@_execution_options
+def run(scene: str, directory: Path, *, overwrite: bool, quiet: bool, **options: Any) -> None:
+    """Label a scene and write its polygon layers to DIR.
+
+    SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped.
+    """
+    from geoseg.engine.workflow import run as run_workflow
+
+    result = run_workflow(
+        scene,
+        directory,
+        settings=_run_settings(options),
+        execution=_execution(options),
+        overwrite=overwrite,
+        progress=_progress(quiet=quiet),
+    )
+    _close(result, quiet=quiet)
+
+
+@cli.command()
+@click.argument("scene")
+@_scene_options
+@_vector_options
+@_execution_options
+def plan(scene: str, **options: Any) -> None:
+    """Tell what `run` would do with a scene: tiles, memory, disk, time. Writes nothing."""
+    from geoseg.console import describe_plan
+    from geoseg.engine.cluster import fitting_workers
+    from geoseg.engine.plan import make_plan, seconds_per_tile
+    from geoseg.engine.workflow import check_formats
+
+    settings, execution = _run_settings(options), _execution(options)
+    check_formats(settings.vector.formats)
+    planned = make_plan(scene, settings, chunk=execution.chunk)
+    workers = 1 if execution.serial else execution.workers or fitting_workers()
+    describe_plan(planned, workers=workers, seconds_per_tile=seconds_per_tile(planned))
+
+
+@cli.command()
+@click.argument("mask")
+@_output_options
+@click.option(
+    "--classes",
+    type=_Codes(),
+    metavar="NAME=CODE,...",
+    help="Layer names and codes. [default: class_<code> for every code]",
+)
+@_vector_options
+@_execution_options
+def vectorize(
+    mask: str,
+    directory: Path,
+    *,
+    classes: dict[str, int] | None,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Write the polygon layers of a class mask, made by any tool, to DIR.
+
+    MASK has one band of whole numbers 0-254; 0 is background, nodata is left out.
+    """
+    from geoseg.engine.workflow import vectorize as vectorize_workflow
+
+    result = vectorize_workflow(
+        mask,
+        directory,
+        classes=classes,
+        settings=_vector_settings(options),
+        execution=_execution(options),
+        overwrite=overwrite,
+        progress=_progress(quiet=quiet),
+    )
+    _close(result, quiet=quiet)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def info(path: str, *, as_json: bool) -> None:
+    """Describe a scene, a model or a finished run."""
+    from geoseg.console import describe, facts
+    from geoseg.engine.inspection import inspect
+
+    found = inspect(path)
+    if as_json:
+        click.echo(json.dumps(facts(found), indent=2, ensure_ascii=False))
+    else:
+        describe(found)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="The card itself, a STAC MLM item; without NAME all of them.")
+def models(name: str | None, *, as_json: bool) -> None:
+    """List the models at hand, or show the card of one."""
+    from geoseg.console import describe, facts, list_cards
+    from geoseg.models import zoo
+
+    found = zoo.load(name) if name else zoo.available()
+    if as_json:
+        content = [facts(card) for card in found] if isinstance(found, list) else facts(found)
+        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    elif isinstance(found, list):
+        list_cards(found)
+    else:
+        describe(found)
+
+
+def _vector_settings(options: dict[str, Any]) -> VectorSettings:
+    return VectorSettings(min_area_m2=options["min_area"], simplify_m=options["simplify"], formats=options["formats"])
+
+
+def _run_settings(options: dict[str, Any]) -> RunSettings:
+    return RunSettings(
+        **{name: options[name] for name in ("model", "classes", "bands", "scale", "halo", "device", "precision")},
+        bounds=options["bbox"],
+        vector=_vector_settings(options),
+    )
+
+
+def _execution(options: dict[str, Any]) -> Execution:
+    return Execution(**{name: options[name] for name in ("chunk", "serial", "workers", "scheduler")})
+
+
+def _progress(*, quiet: bool) -> Any:
+    if quiet:
+        return None
+    from geoseg.console import Bars
+
+    return Bars()
+
+
+def _close(result: Any, *, quiet: bool) -> None:
+    if not quiet:
+        from geoseg.console import show_result
+
+        show_result(result)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 2 bad usage or input, 1 some chunk failed."""
+    try:
+        cli(args=arguments, prog_name="geoseg", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except GeosegError as error:
+        click.echo(f"geoseg: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("geoseg: stopped; the finished chunks are kept, run the same command again to resume", err=True)
+        sys.exit(130)

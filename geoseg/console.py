@@ -1,0 +1,256 @@
+"""What people see in a terminal: progress bars, tables, descriptions (floor 5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from geoseg.engine.progress import Advance
+
+if TYPE_CHECKING:
+    from geoseg.engine.plan import Plan
+    from geoseg.engine.result import Result
+    from geoseg.models.card import Card
+    from geoseg.scene import Scene
+
+__all__ = ["Bars", "describe", "describe_plan", "facts", "list_cards", "show_result"]
+
+
+class _Rate(ProgressColumn):
+    """Million pixels per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed / 1e6:6.2f} Mpx/s" if speed and task.total else "", style="cyan")
+
+
+class Bars:
+    """A progress bar with rate and time left for each stage, on standard error.
+
+    Without a terminal each stage is one line when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    def note(self, text: str) -> None:
+        """See ``geoseg.engine.progress.Progress.note``."""
+        self._console.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
+
+    @contextmanager
+    def stage(self, name: str, pixels: int) -> Iterator[Advance]:
+        """See ``geoseg.engine.progress.Progress.stage``."""
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, refresh_per_second=4, speed_estimate_period=60) as bars:
+            task = bars.add_task(name, total=pixels or None)
+            yield lambda done: bars.advance(task, done)
+            bars.update(task, total=pixels or 1, completed=pixels or 1)
+
+
+def _area(square_metres: float) -> str:
+    if square_metres >= 1e6:
+        return f"{square_metres / 1e6:,.2f} km²"
+    return f"{square_metres / 1e4:,.2f} ha" if square_metres >= 100 else f"{square_metres:.0f} m²"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit in {"B", "KiB"} else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{max(seconds, 0.0):.1f} s"
+
+
+def show_result(result: Result) -> None:
+    """The closing tables: polygons, area and share of each class; seconds and rate of each stage."""
+    console = Console()
+    layers = Table("layer", title=None, box=None, header_style="bold")
+    for heading in ("polygons", "area", "share"):
+        layers.add_column(heading, justify="right")
+    for name, layer in result.layers.items():
+        layers.add_row(name, f"{layer.polygons:,}", _area(layer.area_m2), f"{layer.share:.1%}")
+    console.print(layers)
+    stages = Table("stage", box=None, header_style="bold")
+    for heading in ("seconds", "Mpx/s"):
+        stages.add_column(heading, justify="right")
+    for stage in result.stages:
+        rate = f"{stage.pixels / 1e6 / stage.seconds:,.2f}" if stage.pixels and stage.seconds else ""
+        stages.add_row(stage.name, f"{stage.seconds:.2f}", rate)
+    stages.add_row("all", f"{sum(stage.seconds for stage in result.stages):.2f}", "")
+    console.print(stages)
+    console.print(
+        f"{result.directory}: {', '.join(result.files)}, run.json",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _print_rows(rows: Sequence[tuple[str, object]]) -> None:
+    console = Console()
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def describe_plan(plan: Plan, *, workers: int, seconds_per_tile: float) -> None:
+    """A plan in words."""
+    lattice = plan.lattice
+    rows: list[tuple[str, object]] = [
+        *_scene_rows(plan.scene),
+        ("model", f"{plan.card.name} {plan.card.version}: {', '.join(plan.codes)}"),
+        ("bands used", ", ".join(str(index) for index in plan.bands)),
+        ("runs on", f"{plan.device}, {plan.precision}, {workers} worker{'s' if workers != 1 else ''}"),
+        ("grid", f"{plan.grid.width} x {plan.grid.height} px at {plan.grid.gsd_m:.3g} m"),
+        ("tiles", f"{plan.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
+        ("chunks", f"{plan.chunks:,} of {lattice.chunk} px"),
+        ("memory", f"about {_bytes(plan.worker_bytes)} for each worker"),
+        ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),
+        (
+            "time",
+            f"about {_duration(plan.tiles * seconds_per_tile / min(workers, plan.tiles))} to predict, timed on one tile here",
+        ),
+        *(("note", note) for note in plan.notes),
+    ]
+    _print_rows(rows)
+
+
+def _scene_rows(scene: Scene) -> list[tuple[str, object]]:
+    return [
+        ("scene", scene.path),
+        ("size", f"{scene.width} x {scene.height} px, {scene.dtype}"),
+        ("CRS", scene.crs.to_string()),
+        ("GSD", f"{scene.gsd_m:.4g} m"),
+        ("date", scene.datetime or "not stated"),
+    ]
+
+
+def describe(thing: Scene | Card | Result) -> None:
+    """A scene, a model's card or a finished run in words."""
+    from geoseg.engine.result import Result
+    from geoseg.models.card import Card
+
+    if isinstance(thing, Result):
+        show_result(thing)
+    elif isinstance(thing, Card):
+        _describe_card(thing)
+    else:
+        _describe_scene(thing)
+
+
+def facts(thing: Scene | Card | Result) -> dict[str, Any]:
+    """The same for machines, as plain JSON values; a card is its own STAC item."""
+    from geoseg.engine.result import Result
+    from geoseg.models.card import Card
+
+    if isinstance(thing, Result):
+        return {"kind": "run", "directory": str(thing.directory), **thing.to_json()}
+    if isinstance(thing, Card):
+        item: dict[str, Any] = json.loads(thing.path.read_text(encoding="utf-8"))
+        return item
+    return {
+        "kind": "scene",
+        "path": thing.path,
+        "width": thing.width,
+        "height": thing.height,
+        "dtype": thing.dtype,
+        "crs": thing.crs.to_string(),
+        "transform": list(thing.transform)[:6],
+        "gsd_m": thing.gsd_m,
+        "datetime": thing.datetime,
+        "bands": [asdict(band) for band in thing.bands],
+    }
+
+
+def _describe_scene(scene: Scene) -> None:
+    """A scene in words."""
+    bands = [
+        (
+            f"band {band.index}",
+            " ".join(
+                part
+                for part in (
+                    band.dtype,
+                    band.common_name or "no common name",
+                    repr(band.name) if band.name else "",
+                    f"nodata {band.nodata:g}" if band.nodata is not None else "",
+                )
+                if part
+            ),
+        )
+        for band in scene.bands
+    ]
+    _print_rows([*_scene_rows(scene), *bands])
+
+
+def list_cards(cards: Sequence[Card]) -> None:
+    """The models at hand, a line each."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("model", "bands", "GSD", "classes", "licence", "title"):
+        table.add_column(heading, overflow="fold")
+    for card in cards:
+        finest, coarsest = card.gsd_range_m
+        classes = ", ".join(entry.name for entry in card.classes)
+        table.add_row(card.name, ", ".join(card.bands), f"{finest:g}-{coarsest:g} m", classes, card.licence, card.title)
+    Console().print(table)
+
+
+def _describe_card(card: Card) -> None:
+    """A model's card in words, with its held-out figures."""
+    finest, coarsest = card.gsd_range_m
+    _print_rows(
+        [
+            ("model", f"{card.name} {card.version}"),
+            ("title", card.title),
+            ("licence", card.licence),
+            ("architecture", f"{card.architecture}, {card.parameters / 1e6:.2f} M parameters"),
+            ("bands", ", ".join(card.bands)),
+            ("GSD", f"{finest:g}-{coarsest:g} m"),
+            ("classes", ", ".join(f"{entry.code} {entry.name}" for entry in card.classes)),
+            ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
+            ("weights", f"{card.weights}, sha256 {card.weights_sha256[:16]}…"),
+            *(("trained on", f"{entry['name']} ({entry['licence']})") for entry in card.training_data),
+        ]
+    )
+    figures = Table(title="held-out figures", title_justify="left", box=None, header_style="bold")
+    for heading in card.held_out[0] if card.held_out else ():
+        figures.add_column(heading)
+    for row in card.held_out:
+        figures.add_row(*(_cell(value) for value in row.values()))
+    Console().print(figures)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

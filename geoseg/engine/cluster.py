@@ -1,0 +1,99 @@
+"""Starts or joins a Dask cluster (floor 4). With ``executor.py`` the only Dask imports."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from geoseg.errors import SettingsError
+
+__all__ = ["connect", "fitting_workers"]
+
+_WORKER_BYTES = 2 * 1024**3
+_START_TIMEOUT_S = 120
+
+
+def fitting_workers() -> int:
+    """Worker processes that fit this machine: one per core that this process may use, 2 GiB of memory for each."""
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    return max(1, min(int(CPU_COUNT), int(MEMORY_LIMIT // _WORKER_BYTES)))
+
+
+@contextmanager
+def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterator[Any]:
+    """A Dask client of a running scheduler, or of a local cluster that lives as long as the client.
+
+    Args:
+        workers: processes of the local cluster; ``None`` fits the machine.
+        scheduler: address of a running scheduler, e.g. ``tcp://10.0.0.1:8786``; it is left running.
+        gpus: how many local workers hold one GPU each (Dask resource ``GPU``).
+
+    Raises:
+        SettingsError: no scheduler answers at the address.
+    """
+    from distributed import Client
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=15, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise SettingsError(
+                f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__}); "
+                "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
+            ) from None
+        with client:
+            yield client
+        return
+    count = max(workers or fitting_workers(), gpus)
+    with _local_cluster(count, gpus) as cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
+        yield client
+
+
+def _local_cluster(workers: int, gpus: int) -> Any:
+    """A scheduler in this process and one-threaded workers in their own.
+
+    Workers are started by command (not by multiprocessing's spawn, which imports the caller's script again), so that
+    a five-line script without a ``__main__`` guard works.
+    """
+    import dask
+    from distributed import LocalCluster, Scheduler
+    from distributed.deploy.spec import SpecCluster
+    from distributed.system import MEMORY_LIMIT
+
+    memory = int(MEMORY_LIMIT // workers)
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    dask.config.set({"distributed.worker.daemon": True, "distributed.logging.distributed": "error"})
+    if sys.platform == "win32":
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory,
+            dashboard_address=":0",
+            resources={"GPU": 1} if gpus else None,
+            silence_logs=logging.ERROR,
+        )
+    from distributed.deploy.subprocess import SubprocessWorker
+
+    def worker(index: int) -> dict[str, Any]:
+        holds_gpu = index < gpus
+        options = {
+            "nthreads": 1,
+            "memory_limit": memory,
+            "resources": {"GPU": 1} if holds_gpu else {},
+            "silence_logs": logging.ERROR,
+            "env": {"CUDA_VISIBLE_DEVICES": str(index) if holds_gpu else ""},
+        }
+        return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}
+
+    return SpecCluster(
+        workers={index: worker(index) for index in range(workers)},
+        scheduler={"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}},
+        silence_logs=logging.ERROR,
+        name="geoseg",
+    )

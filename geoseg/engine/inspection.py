@@ -1,0 +1,34 @@
+"""Finds out what a path is: a finished run, a model, or a scene (floor 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geoseg.engine.directory import RECORD, read_record
+from geoseg.engine.result import Result
+from geoseg.errors import InputError
+from geoseg.models import zoo
+from geoseg.models.card import Card
+from geoseg.scene import Scene
+
+__all__ = ["inspect"]
+
+
+def inspect(path: str) -> Scene | Card | Result:
+    """Opens whatever the path leads to.
+
+    Args:
+        path: a run's directory, a model's name or card, or a scene.
+
+    Raises:
+        InputError: none of these.
+    """
+    local = Path(path)
+    if local.is_dir():
+        record = read_record(local)
+        if record is None:
+            raise InputError(f"{path} is a directory without {RECORD}; give a finished run, a scene or a model")
+        return Result.from_json(local, record)
+    if local.suffix == ".json" or path in {card.name for card in zoo.available()}:
+        return zoo.load(path)
+    return Scene.open(path)

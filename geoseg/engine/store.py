@@ -1,0 +1,149 @@
+"""The run directory: manifest, chunk results, done-marks (floor 4).
+
+::
+
+    DIR/.geoseg/
+        manifest.json        what the run is: scene, model, settings, lattice
+        arrays.zarr/         mask and confidence, one zarr chunk per chunk
+        done/0003.0012       this chunk's arrays are complete
+        fragments/0003.0012.npz   this chunk's polygons and open arcs
+
+A file appears under its final name only when it is whole (temporary name, then rename), so a killed run leaves
+nothing half-written, and the next run with the same manifest does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from geoseg.errors import OutputError
+from geoseg.export.atomic import staged
+from geoseg.lattice import Chunk, Window
+
+__all__ = ["Store", "write_json"]
+
+_FORMAT = 1
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object, atomically."""
+    with staged(path) as inside:
+        inside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One run directory's working state. Holds only the path, so it travels to workers.
+
+    Attributes:
+        root: ``DIR/.geoseg``.
+    """
+
+    root: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest lies."""
+        return self.root / "manifest.json"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest of the run that this store holds, or ``None`` for a new one."""
+        try:
+            content: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self.manifest_path} cannot be read: {error}; give another -o, or --overwrite"
+            ) from None
+        return content
+
+    def create(
+        self, manifest: Mapping[str, Any], *, chunk: int, shape: tuple[int, int], arrays: tuple[str, ...]
+    ) -> None:
+        """Makes an empty store; the manifest comes last.
+
+        Args:
+            manifest: what the run is.
+            chunk: side of a chunk, pixels; each is one zarr chunk.
+            shape: (rows, cols) of the arrays.
+            arrays: names of the uint8 arrays that the run fills, 255 at first.
+
+        Raises:
+            OutputError: the directory cannot be written.
+        """
+        try:
+            shutil.rmtree(self.root, ignore_errors=True)
+            for folder in (self.root, self._done, self._fragments):
+                folder.mkdir(parents=True, exist_ok=True)
+            group = zarr.create_group(store=self._arrays)
+            for name in arrays:
+                group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)
+            write_json(self.manifest_path, {"format": _FORMAT} | dict(manifest))
+        except OSError as error:
+            raise OutputError(f"{self.root.parent} cannot be written: {error.strerror}; give another -o") from None
+
+    @property
+    def _arrays(self) -> str:
+        return str(self.root / "arrays.zarr")
+
+    @property
+    def _done(self) -> Path:
+        return self.root / "done"
+
+    @property
+    def _fragments(self) -> Path:
+        return self.root / "fragments"
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """The whole mask or confidence, (height, width) uint8, read lazily."""
+        array = zarr.open_group(self._arrays, mode="r")[name]
+        if not isinstance(array, zarr.Array):
+            raise OutputError(f"{self._arrays} has no array {name}; give another -o, or --overwrite")
+        return array
+
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Mask and confidence of a window, each (rows, cols) uint8."""
+        mask, confidence = (np.asarray(self.array(name)[window.slices()]) for name in ("mask", "confidence"))
+        return mask, confidence
+
+    def write(self, chunk: Chunk, mask: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> None:
+        """Writes a chunk's arrays, then its done-mark."""
+        group = zarr.open_group(self._arrays, mode="r+")
+        for name, values in (("mask", mask), ("confidence", confidence)):
+            group[name][chunk.window.slices()] = values  # type: ignore[index]
+        (self._done / chunk.key).touch()
+
+    def is_predicted(self, chunk: Chunk) -> bool:
+        """Whether a chunk's arrays are complete."""
+        return (self._done / chunk.key).exists()
+
+    def _fragment_path(self, chunk: Chunk) -> Path:
+        return self._fragments / f"{chunk.key}.npz"
+
+    def is_traced(self, chunk: Chunk) -> bool:
+        """Whether a chunk's fragment is complete."""
+        return self._fragment_path(chunk).exists()
+
+    def write_fragment(self, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Spills a chunk's polygons and open arcs."""
+        with staged(self._fragment_path(chunk)) as inside:
+            np.savez(inside, allow_pickle=False, **arrays)
+
+    def read_fragment(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
+        """Reads what :meth:`write_fragment` wrote."""
+        with np.load(self._fragment_path(chunk)) as arrays:
+            return dict(arrays)
+
+    def drop_fragments(self) -> None:
+        """Removes the fragments: once the layers are written nobody reads them."""
+        shutil.rmtree(self._fragments, ignore_errors=True)

@@ -1,0 +1,391 @@
+"""The order of the stages: the only file that knows it (floor 4).
+
+::
+
+    predict -> label -> trace -> join -> simplify -> export
+
+``run`` goes through all of them, ``vectorize`` from *label* on. Only coordinates, face labels and borders move
+between this process and the workers; arrays and polygons pass through the store.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import shapely
+
+from geoseg.engine import kernels
+from geoseg.engine.directory import RunDirectory
+from geoseg.engine.executor import Executor, open_executor
+from geoseg.engine.plan import Plan, make_plan
+from geoseg.engine.progress import Advance, Progress, Silent
+from geoseg.engine.result import LayerSummary, Result, StageTime
+from geoseg.engine.store import Store
+from geoseg.errors import SceneError, SettingsError
+from geoseg.export.cog import write_cog
+from geoseg.export.vectors import FORMATS, make_layer, write_layers
+from geoseg.lattice import Chunk, Lattice
+from geoseg.scene import Scene
+from geoseg.settings import Execution, RunSettings, VectorSettings
+from geoseg.stages.instances import Merge, merge_faces
+from geoseg.stages.polygons import measure, simplify, to_geometries
+from geoseg.stages.predict import NODATA
+from geoseg.stages.trace import Fragment, Polygons, join_fragments
+
+__all__ = ["check_formats", "run", "vectorize"]
+
+_PACKAGES = (
+    "geoseg",
+    "torch",
+    "segmentation-models-pytorch",
+    "rasterio",
+    "numpy",
+    "numba",
+    "shapely",
+    "dask",
+)
+
+
+def run(
+    scene: str | Path,
+    directory: str | Path,
+    *,
+    settings: RunSettings | None = None,
+    execution: Execution | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Turns a scene into polygon layers.
+
+    Args:
+        scene: path or URL of any raster that GDAL reads.
+        directory: where the layers go; made if it is not there. The same directory, scene and settings resume.
+        settings: what to do.
+        execution: how to cut the work and who does it; never changes the layers.
+        overwrite: replace what an earlier run left there.
+        progress: sees the run go by; silent by default.
+
+    Raises:
+        InputError: bad input or usage; nothing was written.
+        ChunkError: some chunks failed; the rest is kept, run again to resume.
+    """
+    settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
+    check_formats(settings.vector.formats)
+    plan = make_plan(str(scene), settings, chunk=execution.chunk)
+    home = RunDirectory(Path(directory), {"verb": "run", **plan.identity()}, overwrite=overwrite)
+    if (finished := home.finished()) is not None:
+        progress.note(f"{home.path} holds this run already, complete: nothing to do")
+        return finished
+    plan = plan.with_chunk(home.chunk(plan.lattice.chunk))
+    for note in plan.notes:
+        progress.note(note)
+    watch = _Watch(progress)
+    lattice = plan.lattice
+    with _opened(execution, progress, gpus=_gpus(plan)) as executor:
+        store = home.open_store(
+            chunk=lattice.chunk, shape=(lattice.height, lattice.width), arrays=("mask", "confidence")
+        )
+        predict_job = kernels.PredictJob(
+            scene=plan.grid,
+            within=plan.within,
+            bands=plan.bands,
+            scale=settings.scale,
+            model=plan.card.path,
+            codes=tuple(plan.codes.values()),
+            lattice=lattice,
+            device=plan.device,
+            precision=plan.precision,
+            store=store,
+        )
+        _predict(predict_job, executor, watch)
+        job = kernels.VectorJob(source=store, scene_shape=(lattice.height, lattice.width), store=store)
+        merge, valid = _label(job, lattice, executor, watch)
+        _trace(job, lattice, merge, executor, watch)
+    polygons = _join(job, lattice, watch)
+    layers = _layers(polygons, plan.grid, plan.codes, plan.simplify_m, settings.vector, watch, plan.card.name)
+    with watch.stage("export"):
+        files = write_layers(home.path, layers, settings.vector.formats)
+        files += _write_rasters(plan, store, home.path)
+    result = Result(
+        directory=home.path,
+        layers=_summaries(layers, valid / lattice.window.area * _ground_m2(plan.grid)),
+        stages=tuple(watch.stages),
+        files=tuple(path.name for path in files),
+        executor=executor.name,
+    )
+    home.finish(result, _facts(asdict(settings), execution, lattice, valid) | {"model": plan.card.name})
+    return result
+
+
+def vectorize(
+    mask: str | Path,
+    directory: str | Path,
+    *,
+    classes: Mapping[str, int] | None = None,
+    settings: VectorSettings | None = None,
+    execution: Execution | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Turns any class mask into polygon layers: the vector half of :func:`run`, alone.
+
+    Args:
+        mask: raster of one band of class codes 0-254; 0 is background, nodata is left out.
+        directory: where the layers go.
+        classes: layer name to code; ``None`` takes every code found and calls it ``class_<code>``.
+        settings: what shapes the layers.
+        execution: how to cut the work and who does it; the chunk is taken as it is.
+        overwrite: replace what an earlier run left there.
+        progress: sees the run go by.
+
+    Raises:
+        InputError: bad input or usage; nothing was written.
+        ChunkError: some chunks failed; the rest is kept, run again to resume.
+    """
+    settings, execution, progress = (
+        settings or VectorSettings(),
+        execution or Execution(),
+        progress or Silent(),
+    )
+    check_formats(settings.formats)
+    scene = Scene.open(str(mask))
+    if len(scene.bands) != 1:
+        raise SceneError(f"{scene.path} has {len(scene.bands)} bands; a mask has one band of class codes")
+    simplify_m = round(scene.gsd_m, 6) if settings.simplify_m is None else settings.simplify_m
+    identity = {
+        "verb": "vectorize",
+        "mask": scene.path,
+        "mask_fingerprint": scene.fingerprint(),
+        "classes": dict(classes) if classes is not None else None,
+        "min_area_m2": settings.min_area_m2,
+        "simplify_m": simplify_m,
+        "formats": sorted(settings.formats),
+    }
+    home = RunDirectory(Path(directory), identity, overwrite=overwrite)
+    if (finished := home.finished()) is not None:
+        progress.note(f"{home.path} holds these layers already, complete: nothing to do")
+        return finished
+    chunk = home.chunk(execution.chunk)
+    lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
+    watch = _Watch(progress)
+    job = kernels.VectorJob(
+        source=kernels.SceneMask(scene), scene_shape=(lattice.height, lattice.width), store=home.store
+    )
+    with _opened(execution, progress, gpus=0) as executor:
+        merge, valid = _label(job, lattice, executor, watch)
+        home.open_store(chunk=chunk, shape=job.scene_shape, arrays=())
+        _trace(job, lattice, merge, executor, watch)
+    polygons = _join(job, lattice, watch)
+    codes = classes if classes is not None else {f"class_{code}": int(code) for code in np.unique(polygons.code)}
+    layers = _layers(polygons, scene, codes, simplify_m, settings, watch, model=None)
+    with watch.stage("export"):
+        files = write_layers(home.path, layers, settings.formats)
+    result = Result(
+        directory=home.path,
+        layers=_summaries(layers, valid / lattice.window.area * _ground_m2(scene)),
+        stages=tuple(watch.stages),
+        files=tuple(path.name for path in files),
+        executor=executor.name,
+    )
+    home.finish(result, _facts(asdict(settings), execution, lattice, valid))
+    return result
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuses vector formats that geoseg does not write.
+
+    Raises:
+        SettingsError: naming those that it does.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise SettingsError(f"--formats names {', '.join(unknown)}; geoseg writes {', '.join(FORMATS)}")
+
+
+class _Watch:
+    """Times the stages and shows them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.stages: list[StageTime] = []
+
+    @contextmanager
+    def stage(self, name: str, pixels: int = 0) -> Iterator[Advance]:
+        start = time.perf_counter()
+        with self._progress.stage(name, pixels) as advance:
+            yield advance
+        self.stages.append(StageTime(name, round(time.perf_counter() - start, 3), pixels))
+
+
+@contextmanager
+def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[Executor]:
+    with open_executor(execution, gpus=gpus) as executor:
+        if executor.dashboard:
+            progress.note(f"dashboard: {executor.dashboard}")
+        yield executor
+
+
+def _gpus(plan: Plan) -> int:
+    if plan.device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _predict(job: kernels.PredictJob, executor: Executor, watch: _Watch) -> None:
+    chunks = [chunk for chunk in job.lattice.chunks() if not job.store.is_predicted(chunk)]
+    with watch.stage("predict", sum(chunk.window.area for chunk in chunks)) as advance:
+        executor.run(
+            "predict",
+            kernels.predict,
+            job,
+            chunks,
+            lambda chunk, _: advance(chunk.window.area),
+            needs_gpu=job.device == "cuda",
+        )
+
+
+def _label(job: kernels.VectorJob, lattice: Lattice, executor: Executor, watch: _Watch) -> tuple[Merge, int]:
+    """Labels all chunks and merges their faces; also counts the pixels with data."""
+    found = {}
+    with watch.stage("label", lattice.window.area) as advance:
+
+        def keep(chunk: Chunk, result: tuple[Any, int]) -> None:
+            found[chunk.key] = result
+            advance(chunk.window.area)
+
+        executor.run("label", kernels.label, job, lattice.chunks(), keep)
+        faces = [found[chunk.key][0] for chunk in lattice.chunks()]
+        return merge_faces(faces, job.scene_shape), sum(valid for _, valid in found.values())
+
+
+def _trace(job: kernels.VectorJob, lattice: Lattice, merge: Merge, executor: Executor, watch: _Watch) -> None:
+    chunks = [chunk for chunk in lattice.chunks() if not job.store.is_traced(chunk)]
+    with watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
+        items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
+        executor.run("trace", kernels.trace, job, items, lambda item, _: advance(item[0].window.area))
+
+
+def _join(job: kernels.VectorJob, lattice: Lattice, watch: _Watch) -> Polygons:
+    with watch.stage("join", lattice.window.area) as advance:
+
+        def fragments() -> Iterator[Fragment]:
+            for chunk in lattice.chunks():
+                yield Fragment.from_arrays(job.store.read_fragment(chunk))
+                advance(chunk.window.area)
+
+        polygons: Polygons = join_fragments(fragments())
+    return polygons
+
+
+def _layers(
+    polygons: Polygons,
+    grid: Scene,
+    codes: Mapping[str, int],
+    simplify_m: float,
+    settings: VectorSettings,
+    watch: _Watch,
+    model: str | None,
+) -> dict[str, geopandas.GeoDataFrame]:
+    """Simplifies all classes together, measures, drops what is too small, and sorts into layers."""
+    with watch.stage("simplify"):
+        geometries = to_geometries(polygons, grid.transform, keep_junctions=simplify_m > 0)
+        if simplify_m > 0:
+            geometries = simplify(geometries, simplify_m * _units_per_metre(grid))
+        area_m2, perimeter_m = measure(geometries, grid.crs)
+        large = area_m2 >= settings.min_area_m2
+    layers = {}
+    for name, code in codes.items():
+        members = large & (polygons.code == code)
+        layers[name] = make_layer(
+            geometries[members],
+            ids=polygons.id[members],
+            class_name=name,
+            area_m2=area_m2[members],
+            perimeter_m=perimeter_m[members],
+            confidence=polygons.confidence[members],
+            confidence_p10=polygons.confidence_p10[members],
+            datetime=grid.datetime,
+            model=model,
+            crs=grid.crs,
+        )
+    return layers
+
+
+def _units_per_metre(grid: Scene) -> float:
+    """CRS units in one metre of ground at this grid, e.g. 1 for UTM, about 1e-5 for degrees."""
+    return float(np.sqrt(abs(grid.transform.determinant)) / grid.gsd_m)
+
+
+def _ground_m2(grid: Scene) -> float:
+    corners = [
+        grid.transform @ corner for corner in ((0, 0), (0, grid.height), (grid.width, grid.height), (grid.width, 0))
+    ]
+    area_m2, _ = measure(np.array([shapely.Polygon(corners)]), grid.crs)
+    return float(area_m2[0])
+
+
+def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
+    tags = {
+        "MODEL": f"{plan.card.name} {plan.card.version}",
+        "GENERATOR": f"geoseg {importlib.metadata.version('geoseg')}",
+    }
+    place = {"transform": plan.grid.transform, "crs": plan.grid.crs, "nodata": NODATA}
+    mask, confidence = directory / "mask.tif", directory / "confidence.tif"
+    colours = {entry.code: (*entry.colour, 255) for entry in plan.card.classes if entry.name in plan.codes}
+    write_cog(
+        mask,
+        store.array("mask"),
+        **place,
+        colours={0: (0, 0, 0, 0)} | colours,
+        categories={0: "background"} | {code: name for name, code in plan.codes.items()},
+        overview_resampling="mode",
+        description="class",
+        tags=tags,
+    )
+    write_cog(
+        confidence,
+        store.array("confidence"),
+        **place,
+        colours=None,
+        categories=None,
+        overview_resampling="average",
+        description="confidence (0-254 = 0-1)",
+        tags=tags,
+    )
+    return [mask, confidence]
+
+
+def _summaries(layers: Mapping[str, geopandas.GeoDataFrame], ground_m2: float) -> dict[str, LayerSummary]:
+    areas = {name: float(layer["area_m2"].sum()) for name, layer in layers.items()}
+    return {
+        name: LayerSummary(len(layer), round(areas[name], 2), round(areas[name] / ground_m2, 6) if ground_m2 else 0.0)
+        for name, layer in layers.items()
+    }
+
+
+def _facts(settings: Mapping[str, Any], execution: Execution, lattice: Lattice, valid: int) -> dict[str, Any]:
+    """What ``run.json`` tells beyond the result."""
+    kib = 1 if sys.platform != "darwin" else 1024
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "settings": dict(settings),
+        "execution": asdict(execution),
+        "lattice": asdict(lattice),
+        "valid_pixels": valid,
+        "peak_memory_bytes": usage * 1024 // kib,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }

@@ -1,0 +1,115 @@
+"""What a run is asked to do: frozen, validated, hashable (floor 0)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from geoseg.errors import SettingsError
+
+__all__ = ["Device", "Execution", "Precision", "RunSettings", "VectorSettings"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def _require_not_negative(name: str, value: float, unit: str) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise SettingsError(f"--{name} is {value}: give a number of {unit} >= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorSettings:
+    """What shapes the layers, once a mask is there.
+
+    Attributes:
+        min_area_m2: polygons below this geodesic area are left out, after the merge of chunks.
+        simplify_m: tolerance of the coverage simplification, metres on the ground; ``None`` is one pixel,
+            0 keeps every pixel edge.
+        formats: vector formats to write, by name.
+    """
+
+    min_area_m2: float = 25.0
+    simplify_m: float | None = None
+    formats: tuple[str, ...] = ("geojson", "parquet")
+
+    def __post_init__(self) -> None:
+        _require_not_negative("min-area", self.min_area_m2, "square metres")
+        if self.simplify_m is not None:
+            _require_not_negative("simplify", self.simplify_m, "metres")
+        if not self.formats:
+            raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the layers' content, as plain JSON values."""
+        return asdict(self) | {"formats": sorted(self.formats)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What one run does with one scene; everything here may change the result.
+
+    Attributes:
+        model: name of a model in the zoo, or the path of a card (JSON).
+        classes: layers wanted, by name; ``None`` is all that the card has.
+        bands: the scene's bands for the card's, in the card's order: numbers, names or common names.
+        scale: (low, high) of the scene's values, stretched linearly to the card's 0-255.
+        bounds: (west, south, east, north) in degrees; ``None`` is the whole scene.
+        halo: pixels around a tile's core; ``None`` is the card's.
+        device: where the model runs.
+        precision: arithmetic of the model; ``auto`` is bf16 where the hardware multiplies it natively.
+        vector: what shapes the layers.
+    """
+
+    model: str = "rgb-lite0"
+    classes: tuple[str, ...] | None = None
+    bands: tuple[str, ...] | None = None
+    scale: tuple[float, float] | None = None
+    bounds: tuple[float, float, float, float] | None = None
+    halo: int | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    vector: VectorSettings = VectorSettings()
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            low, high = self.scale
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise SettingsError(f"--scale is {low},{high}: give LOW,HIGH with LOW < HIGH, e.g. 0,3000")
+        if self.bounds is not None:
+            west, south, east, north = self.bounds
+            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+                raise SettingsError(
+                    f"--bbox is {west},{south},{east},{north}: give W,S,E,N in degrees with W < E and S < N"
+                )
+        if self.halo is not None and self.halo < 0:
+            raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
+        for name, value, kind in (("device", self.device, Device), ("precision", self.precision, Precision)):
+            if value not in get_args(kind):
+                raise SettingsError(f"--{name} is {value!r}: choose one of {', '.join(get_args(kind))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How the work is cut and who does it; nothing here may change the result.
+
+    Attributes:
+        chunk: side of a chunk, pixels.
+        serial: run every kernel in this process, one after the other.
+        workers: processes of a local Dask cluster; ``None`` fits the machine.
+        scheduler: address of a running Dask scheduler.
+    """
+
+    chunk: int = 2048
+    serial: bool = False
+    workers: int | None = None
+    scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise SettingsError(f"--chunk is {self.chunk}: give a number of pixels >= 1")
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"--workers is {self.workers}: give a number of processes >= 1")
+        if sum((self.serial, self.workers is not None, self.scheduler is not None)) > 1:
+            raise SettingsError("--serial, --workers and --scheduler exclude each other: give one of them")
