@@ -1,0 +1,685 @@
+"""The door to rasters: geometry, bands, nodata and windowed reads. Nothing else in geoseg reads one.
+
+A `Scene` is a small value that can be pickled and sent anywhere: a path, a grid, and what the header says.
+No open file goes with it; every thread opens its own where it first reads. `at_gsd` and `crop` give the same
+raster on another grid, or a part of it, and read through to the file:
+
+>>> scene = Scene.open("naip.tif").at_gsd(1.0)                       # doctest: +SKIP
+>>> pixels, valid = scene.read(Window(-64, -64, 640, 640), (1, 2, 3))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import rasterio
+import rasterio.windows
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+
+from geoseg.errors import SceneError, SettingsError
+from geoseg.lattice import Window
+from geoseg.resample import area_taps, linear_taps, resample
+
+__all__ = ["Band", "Scene"]
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
+# STAC's common names, and GDAL's words for the same
+COMMON_NAMES = frozenset({
+    "alpha", "blue", "cirrus", "coastal", "green", "lwir", "lwir11", "lwir12", "nir", "nir08", "nir09", "pan",
+    "red", "rededge", "rededge071", "rededge075", "rededge078", "swir", "swir16", "swir22", "yellow",
+})  # fmt: skip
+ALPHA_NAMES = re.compile("alpha|mask|valid|opacity|transparen|^a$|^band", re.IGNORECASE)
+CACHE_MB = 256  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
+STRIP_PIXELS = 4_000_000  # source pixels held at once while resampling, of every band read
+SAME_GSD = 1e-3  # a GSD this close to the raster's own is the raster's own: resampling would only blur
+SNAP_PX = 1e-3  # bounds this close to a pixel's edge lie on it
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One band of a scene.
+
+    Attributes:
+        index: Its number, from 1.
+        name: Its description in the file, or "".
+        common_name: What it shows, such as "red", "nir" or "alpha", where the file says so; else "".
+        dtype: numpy's name of its type.
+        nodata: The value that means no data, or None.
+    """
+
+    index: int
+    name: str
+    common_name: str
+    dtype: str
+    nodata: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A raster with its place on the ground, or a part of it, or the same on another grid.
+
+    Equal and hashable by value; made by `open`, `at_gsd` and `crop`, not by hand.
+
+    Attributes:
+        path: Absolute path, or a URL or other name that GDAL opens.
+        height: Rows.
+        width: Columns.
+        transform: From pixel corners (col, row) to the coordinates of the CRS.
+        crs: Coordinate reference system.
+        bands: The bands, in order.
+        dtype: numpy's name of the bands' type.
+        gsd_m: Ground sampling distance of this grid, metres per pixel.
+        native_gsd_m: The same of the file's own grid.
+        datetime: When the image was taken, ISO 8601 in UTC, where the file says so.
+    """
+
+    path: str
+    height: int
+    width: int
+    transform: Affine
+    crs: CRS
+    bands: tuple[Band, ...]
+    dtype: str
+    gsd_m: float
+    native_gsd_m: float
+    datetime: str | None
+    _native: tuple[int, int] = dataclasses.field(repr=False)  # rows, cols of the file
+    _grid: tuple[int, int] = dataclasses.field(repr=False)  # rows, cols of the whole raster on this grid
+    _origin: tuple[int, int] = dataclasses.field(repr=False)  # row, col of pixel (0, 0) in that grid
+    _level: int | None = dataclasses.field(repr=False)  # the overview read from; None: full resolution
+    _overviews: tuple[int, ...] = dataclasses.field(repr=False)  # decimation of each overview
+    _masked: bool = dataclasses.field(repr=False)  # has a mask of the dataset, other than alpha
+    _source: _Source = dataclasses.field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Scene:
+        """Return the scene in a raster file; only its header is read.
+
+        Args:
+            path: A local file, a URL, or anything else that GDAL opens.
+
+        Raises:
+            SceneError: No such file, not a raster, no CRS, no geotransform, or a type that geoseg cannot use.
+        """
+        given = os.fspath(path)
+        shown = _shown(given)
+        local = _is_local(given)
+        if local and not Path(given).exists():
+            raise SceneError(f"{shown}: no such file")
+        name = str(Path(given).absolute()) if local else given
+        with _one_line(name, "cannot be opened as a raster"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(name) as dataset:
+                _refuse(dataset, shown)
+                bands = _bands(dataset)
+                size = dataset.height, dataset.width
+                gsd_m = _gsd_m(dataset.transform, dataset.crs, *size)
+                overviews = {tuple(dataset.overviews(band.index)) for band in bands}
+                masked = any(
+                    MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums
+                )
+                return cls(
+                    path=name,
+                    height=dataset.height,
+                    width=dataset.width,
+                    transform=dataset.transform,
+                    crs=dataset.crs,
+                    bands=bands,
+                    dtype=bands[0].dtype,
+                    gsd_m=gsd_m,
+                    native_gsd_m=gsd_m,
+                    datetime=_datetime(dataset),
+                    _native=size,
+                    _grid=size,
+                    _origin=(0, 0),
+                    _level=None,
+                    _overviews=overviews.pop() if len(overviews) == 1 else (),
+                    _masked=masked,
+                    _source=_source(name, _stamp(dataset) if local else ()),
+                )
+
+    @property
+    def window(self) -> Window:
+        """The whole scene."""
+        return Window(0, 0, self.width, self.height)
+
+    @property
+    def bounds_lonlat(self) -> tuple[float, float, float, float]:
+        """West, south, east, north of the scene in degrees (WGS 84); west > east across the antimeridian."""
+        edge = np.linspace(0.0, 1.0, 22)
+        zero, one = np.zeros_like(edge), np.ones_like(edge)
+        cols = np.concatenate([edge, one, edge, zero]) * self.width
+        rows = np.concatenate([zero, edge, one, edge]) * self.height
+        lon, lat = _transformer(self.crs).transform(*_apply(self.transform, cols, rows))
+        lon = (lon + 180.0) % 360.0 - 180.0 if np.abs(lon).max() > 180.0 else lon
+        if np.ptp(lon) > 180.0:  # both ends of the world: the scene lies across their seam
+            return float(lon[lon > 0].min()), float(lat.min()), float(lon[lon < 0].max()), float(lat.max())
+        return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+
+    def at_gsd(self, gsd_m: float) -> Scene:
+        """Return the same ground on a grid of another GSD, anchored at the raster's top left corner.
+
+        A coarser pixel is the mean of what it covers, read from the coarsest overview that is fine enough; a
+        finer one is interpolated linearly. A pixel is valid when at least half of what it covers is. Its value
+        is the same whichever window is read. A crop becomes the smallest window that covers it. Within 0.1 %
+        of the file's own GSD the grid is the file's own.
+
+        Args:
+            gsd_m: Wanted GSD, metres per pixel.
+
+        Raises:
+            SettingsError: The GSD is not a positive number.
+        """
+        if not (math.isfinite(gsd_m) and gsd_m > 0):
+            raise SettingsError(f"a GSD of {gsd_m} m; a positive number of metres per pixel is expected")
+        scale = gsd_m / self.native_gsd_m
+        if abs(scale - 1) <= SAME_GSD:
+            scale, gsd_m = 1.0, self.native_gsd_m
+        before = self._scale
+        grid = tuple(max(1, math.floor(size / scale + 0.5)) for size in self._native)
+        start = [min(math.floor(o * before / scale + 1e-6), g - 1) for o, g in zip(self._origin, grid, strict=True)]
+        stop = [
+            min(max(math.ceil((o + n) * before / scale - 1e-6), s + 1), g)
+            for o, n, s, g in zip(self._origin, (self.height, self.width), start, grid, strict=True)
+        ]
+        row, col = self._origin
+        native = self.transform @ Affine.translation(-col, -row) @ Affine.scale(1 / before)
+        # an overview is at least as fine as the grid; GDAL's decimation factors are whole numbers
+        levels = [i for i, factor in enumerate(self._overviews) if factor <= scale * (1 + 1e-9)]
+        return dataclasses.replace(
+            self,
+            height=stop[0] - start[0],
+            width=stop[1] - start[1],
+            transform=native @ Affine.scale(scale) @ Affine.translation(start[1], start[0]),
+            gsd_m=gsd_m,
+            _grid=(grid[0], grid[1]),
+            _origin=(start[0], start[1]),
+            _level=max(levels, key=lambda i: self._overviews[i], default=None),
+        )
+
+    def crop(self, window: Window) -> Scene:
+        """Return a part of the scene, with pixel (0, 0) at the window's origin.
+
+        Reads that stick out of the part still find the raster's true pixels.
+
+        Args:
+            window: Pixels of this scene.
+
+        Raises:
+            SceneError: The window is empty or sticks out of the scene.
+        """
+        if not window.area or not self.window.contains(window):
+            raise SceneError(
+                f"{_shown(self.path)}: a crop to {window}; a window within {self.width} x {self.height} px is expected"
+            )
+        return dataclasses.replace(
+            self,
+            height=window.height,
+            width=window.width,
+            transform=self.transform @ Affine.translation(window.col_off, window.row_off),
+            _origin=(self._origin[0] + window.row_off, self._origin[1] + window.col_off),
+        )
+
+    def window_of_bounds(self, bounds_lonlat: Sequence[float]) -> Window:
+        """Return the smallest window that covers a box on the ground, clipped to the scene.
+
+        Args:
+            bounds_lonlat: West, south, east, north in degrees (WGS 84). West > east crosses the antimeridian.
+
+        Raises:
+            SettingsError: Not four numbers, or south of its south.
+            SceneError: The box lies outside the scene.
+        """
+        given = ", ".join(f"{value:g}" for value in bounds_lonlat)
+        if len(bounds_lonlat) != 4 or not all(math.isfinite(value) for value in bounds_lonlat):
+            raise SettingsError(f"bounds {given}; west, south, east, north in degrees are expected")
+        west, south, east, north = bounds_lonlat
+        if not -90 <= south <= north <= 90 or max(abs(west), abs(east)) > 360:
+            raise SettingsError(f"bounds {given}; west, south, east, north in degrees are expected")
+        if west > east:
+            east += 360.0
+        along = np.linspace(0.0, 1.0, 65)
+        lon = np.concatenate([west + (east - west) * along] * 2 + [np.full(65, west), np.full(65, east)])
+        lat = np.concatenate([np.full(65, south), np.full(65, north)] + [south + (north - south) * along] * 2)
+        for turn in (0.0, 360.0, -360.0):  # a geographic CRS may count its longitudes from elsewhere
+            x, y = _transformer(self.crs).transform(lon + turn, lat, direction="INVERSE")
+            col, row = _apply(~self.transform, np.asarray(x), np.asarray(y))
+            seen = np.isfinite(col) & np.isfinite(row)
+            if not seen.any():
+                continue
+            left, right = math.floor(col[seen].min() + SNAP_PX), math.ceil(col[seen].max() - SNAP_PX)
+            top, bottom = math.floor(row[seen].min() + SNAP_PX), math.ceil(row[seen].max() - SNAP_PX)
+            box = Window(left, top, max(right - left, 1), max(bottom - top, 1)).intersection(self.window)
+            if box is not None:
+                return box
+        here = ", ".join(f"{value:.6f}" for value in self.bounds_lonlat)
+        raise SceneError(f"bounds {given} lie outside {_shown(self.path)}, which covers {here}")
+
+    def select(self, bands: Sequence[str | int]) -> tuple[int, ...]:
+        """Return the numbers of bands given by number, name or common name, without regard to case.
+
+        Nothing is guessed: a scene whose bands say nothing about colour has no "red".
+
+        Args:
+            bands: Numbers from 1 (3 or "3"), descriptions ("B4") or common names ("red").
+
+        Raises:
+            SceneError: The scene lacks one of them, or has it twice.
+        """
+        return tuple(self._band(wanted) for wanted in bands)
+
+    def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the pixels of a window and which of them carry data.
+
+        Outside the raster the pixels are mirrored about its edge pixels (numpy's "reflect"); they are not valid.
+        Nor is a pixel where every selected band that has a nodata value holds it, where a mask or an alpha
+        band is 0, or where a band is not finite (NaN; such values are returned as 0). An alpha band that is
+        itself selected is data like any other.
+
+        Args:
+            window: Pixels of this scene; it may stick out of it.
+            indexes: Numbers of the bands, from 1.
+
+        Returns:
+            (bands, rows, cols) in the file's dtype, and (rows, cols) bool.
+
+        Raises:
+            SceneError: The file cannot be read, has changed since it was opened, or lacks a band.
+        """
+        if not indexes or not all(1 <= index <= len(self.bands) for index in indexes):
+            raise SceneError(f"{_shown(self.path)}: bands {tuple(indexes)}; {self._inventory()}")
+        if not window.area:
+            return (
+                np.empty((len(indexes), window.height, window.width), self.dtype),
+                np.empty((window.height, window.width), np.bool_),
+            )
+        d_row, d_col = self._origin
+        whole = Window(0, 0, self._grid[1], self._grid[0])
+        wanted = window.shift(d_row, d_col)
+        if whole.contains(wanted):
+            return self._read_grid(wanted, indexes)
+        rows = _reflected(wanted.row_off, wanted.row_stop, whole.height)
+        cols = _reflected(wanted.col_off, wanted.col_stop, whole.width)
+        top, left = int(rows.min()), int(cols.min())
+        found = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+        pixels, valid = self._read_grid(found, indexes)
+        inside = np.zeros((window.height, window.width), np.bool_)
+        true = wanted.intersection(whole)
+        if true is not None:
+            inside[true.slices(wanted)] = True
+        around = np.ix_(rows - top, cols - left)
+        return pixels[:, around[0], around[1]], valid[around] & inside
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of what the scene is: the grid, CRS, bands and dtype; a local file's size and time.
+
+        The path is no part of it, save for a remote file, of which nothing else is known. Sidecar files and the
+        sources of a VRT count too.
+        """
+        facts = {
+            "files": self._source.stamp or _shown(self.path),
+            "size": [self.height, self.width],
+            "transform": list(self.transform)[:6],
+            "crs": self.crs.to_wkt(),
+            "bands": [[band.index, band.name, band.common_name, band.dtype, repr(band.nodata)] for band in self.bands],
+            "raster": [self._native, self._grid, self._origin],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _scale(self) -> float:
+        """File pixels per pixel of this grid; exactly 1.0 on the file's own."""
+        return self.gsd_m / self.native_gsd_m
+
+    def _band(self, wanted: str | int) -> int:
+        """Return the number of one band."""
+        text = str(wanted).strip().lower()
+        found = [band.index for band in self.bands if str(band.index) == text]
+        found = found or [band.index for band in self.bands if text and band.name.strip().lower() == text]
+        found = found or [band.index for band in self.bands if text and band.common_name == text]
+        if len(found) == 1:
+            return found[0]
+        problem = f"bands {', '.join(map(str, found))} are all" if found else "no band is"
+        raise SceneError(f'{_shown(self.path)}: {problem} "{wanted}"; {self._inventory()}; name bands by number')
+
+    def _inventory(self) -> str:
+        """Return which bands the scene has, in words."""
+        named = [
+            f"{band.index} ({' = '.join(dict.fromkeys(filter(None, (band.name, band.common_name))))})"
+            if band.name or band.common_name
+            else f"{band.index} (no name)"
+            for band in self.bands
+        ]
+        return f"it has {len(named)} band{'s' if len(named) > 1 else ''}: {', '.join(named)}"
+
+    def _read_grid(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window that lies within the whole raster on this grid."""
+        reader = self._source.reader(self)
+        if self._scale == 1.0:
+            return reader.read(window, indexes)
+        # the size of an overview is a whole number, so it is not the file's over some factor
+        size = reader.height, reader.width
+        scale = (self._scale * size[0] / self._native[0], self._scale * size[1] / self._native[1])
+        read = functools.partial(reader.read, indexes=indexes)
+        return _resampled(read, window, scale=scale, size=size, means=self._scale > 1)
+
+
+class _Reader:
+    """One open file, at full resolution or an overview; for one thread."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._path = scene.path
+        self._bands = scene.bands
+        self._masked = scene._masked  # noqa: SLF001 - one half of the same thing
+        options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001
+        with _one_line(self._path, "cannot be opened"):
+            self._full = rasterio.open(scene.path)
+            self._data = rasterio.open(scene.path, **options) if options else self._full
+        facts = (self._full.height, self._full.width), self._full.count, self._full.crs
+        if facts != (scene._native, len(scene.bands), scene.crs):  # noqa: SLF001
+            raise SceneError(f"{_shown(self._path)}: the file has changed since the scene was opened; open it again")
+        self.height, self.width = int(self._data.height), int(self._data.width)
+
+    def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window within the file: pixels as they are, and validity."""
+        alpha = next((band.index for band in self._bands if band.common_name == "alpha"), None)
+        beside = alpha is not None and alpha not in indexes
+        with _one_line(self._path, f"{window} cannot be read"), _environment():
+            pixels = self._data.read([*indexes, alpha] if beside else list(indexes), window=_box(window))
+        valid = pixels[-1] != 0 if beside else np.ones(pixels.shape[1:], np.bool_)
+        pixels = pixels[: len(indexes)]
+        if self._masked:
+            valid &= self._mask(window)
+        valid &= ~self._nodata(pixels, indexes)
+        if np.issubdtype(pixels.dtype, np.floating):
+            finite = np.isfinite(pixels)
+            if not finite.all():
+                valid &= finite.all(axis=0)
+                pixels = np.where(finite, pixels, pixels.dtype.type(0))
+        return pixels, valid
+
+    def _nodata(self, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_]:
+        """Tell where every band with a nodata value holds it. A band may reach it by honest darkness."""
+        empty = np.zeros(pixels.shape[1:], np.bool_)
+        first = True
+        for plane, index in zip(pixels, indexes, strict=True):
+            nodata = self._bands[index - 1].nodata
+            if nodata is None or self._bands[index - 1].common_name == "alpha":
+                continue
+            value = _as_stored(nodata, pixels.dtype)
+            here = np.zeros_like(empty) if value is None else plane == value  # NaN: see the caller
+            empty = here if first else empty & here
+            first = False
+        return empty
+
+    def _mask(self, window: Window) -> NDArray[np.bool_]:
+        """Read the mask of the dataset on the grid of the open level.
+
+        Always from the full resolution: to GDAL a mask without overviews is all valid in an overview.
+        """
+        if self._data is self._full:
+            return self._full_mask(window)[1]
+        size = int(self._full.height), int(self._full.width)
+        scale = size[0] / self.height, size[1] / self.width
+        return _resampled(self._full_mask, window, scale=scale, size=size, means=True)[1]
+
+    def _full_mask(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read the mask of the dataset at full resolution, with no bands beside it."""
+        with _one_line(self._path, f"the mask of {window} cannot be read"), _environment():
+            mask = self._full.read_masks(1, window=_box(window)) != 0
+        return np.empty((0, *mask.shape), np.uint8), mask
+
+
+class _Source:
+    """The open files of one raster: one per thread, process and overview level, closed with their thread.
+
+    Made by `_source`, so that equal scenes share one. Pickles to its name.
+    """
+
+    def __init__(self, path: str, stamp: tuple[tuple[int, int], ...]) -> None:
+        self.path = path
+        self.stamp = stamp
+        self._local = threading.local()
+
+    def reader(self, scene: Scene) -> _Reader:
+        """Return this thread's reader at the scene's overview level."""
+        readers: dict[tuple[int, int | None], _Reader] | None = getattr(self._local, "readers", None)
+        if readers is None:
+            readers = self._local.readers = {}
+        key = os.getpid(), scene._level  # a forked child must not share its parent's file position  # noqa: SLF001
+        if key not in readers:
+            readers[key] = _Reader(scene)
+        return readers[key]
+
+    def __reduce__(self) -> tuple[Callable[..., _Source], tuple[Any, ...]]:
+        return _revived, (self.path, self.stamp)
+
+
+_SOURCES: weakref.WeakValueDictionary[tuple[str, tuple[tuple[int, int], ...]], _Source] = weakref.WeakValueDictionary()
+_SOURCES_LOCK = threading.Lock()
+_REVIVED: deque[_Source] = deque(maxlen=4)
+
+
+def _source(path: str, stamp: tuple[tuple[int, int], ...]) -> _Source:
+    """Return the one source of a raster in this process."""
+    with _SOURCES_LOCK:
+        source = _SOURCES.get((path, stamp))
+        if source is None:
+            source = _SOURCES[path, stamp] = _Source(path, stamp)
+        return source
+
+
+def _revived(path: str, stamp: tuple[tuple[int, int], ...]) -> _Source:
+    """Return a source that came by pickle, and keep it: a worker gets its scene anew with every task."""
+    source = _source(path, stamp)
+    with _SOURCES_LOCK:
+        if source not in _REVIVED:
+            _REVIVED.append(source)
+    return source
+
+
+@contextmanager
+def _one_line(path: str, problem: str) -> Iterator[None]:
+    """Turn rasterio's errors into a SceneError of one line."""
+    shown = _shown(path)
+    try:
+        yield
+    except (RasterioError, CRSError, CPLE_BaseError, ProjError, OSError) as error:
+        why = " ".join(str(error.__cause__ or error).replace(path, shown).split())
+        raise SceneError(f"{shown}: {problem}: {why}") from None
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Hold GDAL's block cache to a size that does not grow with the machine, unless the user set it."""
+    with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB})):
+        yield
+
+
+def _is_local(path: str) -> bool:
+    """Tell a local path from a URL, a virtual file and another name that only GDAL understands."""
+    known = "://" in path or path.startswith(("/vsi", "<")) or re.match(r"[A-Za-z][A-Za-z0-9_]+:", path)
+    return not known or Path(path).exists()
+
+
+def _shown(path: str) -> str:
+    """Return a path for messages and records: a URL's query may hold a signature."""
+    return path.split("?", 1)[0] if "://" in path or path.startswith("/vsi") else path
+
+
+def _refuse(dataset: Any, shown: str) -> None:
+    """Raise SceneError, in words, for a raster that geoseg cannot use."""
+    if not dataset.count:
+        inner = (
+            f"; it holds {len(dataset.subdatasets)} others, such as {dataset.subdatasets[0]}"
+            if dataset.subdatasets
+            else ""
+        )
+        raise SceneError(f"{shown}: a raster without bands{inner}")
+    types = sorted(set(dataset.dtypes))
+    if len(types) > 1:
+        raise SceneError(f"{shown}: bands of different types ({', '.join(types)}); one type is expected")
+    if types[0] not in DTYPES:
+        raise SceneError(f"{shown}: bands of type {types[0]}; whole or real numbers are expected")
+    transform = dataset.transform
+    if transform == Affine.identity():
+        way = "only ground control points" if dataset.gcps[0] else "no geotransform"
+        raise SceneError(f"{shown}: {way}; a georeferenced raster is expected (see gdalwarp or gdal_translate -a_ullr)")
+    if transform.determinant == 0 or not all(math.isfinite(value) for value in transform):
+        raise SceneError(f"{shown}: a geotransform of no area {tuple(transform)[:6]}")
+    if not dataset.crs:
+        raise SceneError(f"{shown}: no CRS; set it first, for example with gdal_edit.py -a_srs EPSG:32614")
+    if not (dataset.crs.is_projected or dataset.crs.is_geographic):
+        raise SceneError(f"{shown}: its CRS is neither projected nor geographic; set one that is")
+
+
+def _bands(dataset: Any) -> tuple[Band, ...]:
+    """Return the bands with the names that tags, descriptions and colours give, in that order of trust."""
+    names = [(text or "").strip() for text in dataset.descriptions]
+    common = []
+    for index, name in enumerate(names, start=1):
+        tags = {key.lower(): value for key, value in dataset.tags(index).items()}
+        told = (tags.get("common_name") or tags.get("eo:common_name") or name).strip().lower()
+        common.append(told if told in COMMON_NAMES else "")
+    taken = set(common)
+    for place, colour in enumerate(dataset.colorinterp):
+        word = colour.name if isinstance(colour, ColorInterp) else ""
+        if word == "alpha" and names[place] and not ALPHA_NAMES.search(names[place]):
+            continue  # GDAL tags the fourth of four bytes as alpha by default; the band's own name says more
+        if not common[place] and word in COMMON_NAMES and word not in taken:
+            common[place] = word
+    return tuple(
+        Band(place + 1, names[place], common[place], dataset.dtypes[place], dataset.nodatavals[place])
+        for place in range(dataset.count)
+    )
+
+
+def _datetime(dataset: Any) -> str | None:
+    """Return when the image was taken, from GDAL's imagery metadata or else TIFF's DateTime tag, taken as UTC."""
+    for text in (
+        dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"),
+        *map(dataset.tags().get, ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")),
+    ):
+        if not text:
+            continue
+        iso = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.strip())
+        try:
+            moment = dt.datetime.fromisoformat(iso)
+        except ValueError:
+            continue
+        moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+        return moment.isoformat().replace("+00:00", "Z")
+    return None
+
+
+def _stamp(dataset: Any) -> tuple[tuple[int, int], ...]:
+    """Return (bytes, mtime_ns) of a local raster's files; .aux.xml is left out, as viewers write it."""
+    files = [Path(name) for name in dataset.files if not name.endswith(".aux.xml")]
+    facts = [file.stat() for file in files if file.is_file()]
+    return tuple(sorted((fact.st_size, fact.st_mtime_ns) for fact in facts))
+
+
+def _as_stored(nodata: float, dtype: np.dtype[Any]) -> Any:
+    """Return a nodata value in the bands' type, or None where they cannot hold it."""
+    if np.issubdtype(dtype, np.floating):
+        return dtype.type(nodata)
+    if not math.isfinite(nodata) or nodata != int(nodata):
+        return None
+    limits = np.iinfo(dtype)
+    return dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None
+
+
+def _reflected(start: int, stop: int, size: int) -> NDArray[np.int64]:
+    """Return the pixel shown at each place from start to stop: mirrored at the edge pixels, as often as needed."""
+    if size == 1:
+        return np.zeros(stop - start, np.int64)
+    place = np.arange(start, stop) % (2 * size - 2)
+    return np.where(place < size, place, 2 * size - 2 - place).astype(np.int64)
+
+
+def _resampled(
+    read: Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]],
+    window: Window,
+    *,
+    scale: tuple[float, float],
+    size: tuple[int, int],
+    means: bool,
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Resample a window from a source of some (rows, cols) size, in strips so that memory stays bounded.
+
+    `scale` is (rows, cols) source pixels per pixel of the window; `means` averages, else it interpolates.
+    """
+    taps = area_taps if means else linear_taps
+    cols = taps(window.col_off, window.col_stop, scale=scale[1], size=size[1])
+    step = max(1, int(STRIP_PIXELS / ((cols.stop - cols.start) * scale[0])))
+    strips = []
+    for start in range(window.row_off, window.row_stop, step):
+        rows = taps(start, min(start + step, window.row_stop), scale=scale[0], size=size[0])
+        source = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
+        strips.append(resample(*read(source), rows=rows, cols=cols))
+    if len(strips) == 1:
+        return strips[0]
+    return np.concatenate([strip[0] for strip in strips], axis=1), np.concatenate([strip[1] for strip in strips])
+
+
+def _box(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return a window as rasterio's ((row, row), (col, col)); its own Window checks more than is needed here."""
+    return (window.row_off, window.row_stop), (window.col_off, window.col_stop)
+
+
+def _apply(transform: Affine, col: Any, row: Any) -> tuple[Any, Any]:
+    """Return the coordinates of a pixel position; numbers or arrays."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return a * col + b * row + c, d * col + e * row + f
+
+
+@functools.lru_cache(maxsize=16)
+def _transformer(crs: CRS) -> Any:
+    """Return the way from a CRS to degrees (WGS 84, longitude first)."""
+    return pyproj.Transformer.from_crs(crs.to_wkt(), "OGC:CRS84", always_xy=True)
+
+
+def _gsd_m(transform: Affine, crs: CRS, height: int, width: int) -> float:
+    """Return the ground sampling distance in metres: the root of the product of the pixel's two edges.
+
+    Projected: in the CRS's own units. Geographic, or a projection that stretches lengths by more than 1 % there
+    (Web Mercator off the equator): geodesic, at the raster's centre.
+    """
+    projected = 0.0
+    if crs.is_projected:
+        projected = math.sqrt(math.hypot(transform.a, transform.d) * math.hypot(transform.b, transform.e))
+        projected *= crs.linear_units_factor[1]
+    col, row = width / 2, height / 2
+    # a pixel's two middle lines
+    ends = [(col - 0.5, row), (col + 0.5, row), (col, row - 0.5), (col, row + 0.5)]
+    x, y = zip(*(_apply(transform, *end) for end in ends), strict=True)
+    lon, lat = _transformer(crs).transform(x, y)
+    edges = pyproj.Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    ground = math.sqrt(edges[0] * edges[1])
+    if projected and not (math.isfinite(ground) and ground > 0 and abs(projected / ground - 1) > 0.01):
+        return projected
+    return ground
