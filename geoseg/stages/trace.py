@@ -1,0 +1,883 @@
+"""From a class mask to exact polygons, chunk by chunk: follow the cracks between pixels, then join what was cut.
+
+**Cracks.** A crack is the unit edge between two 4-neighbouring pixels; a corner is where cracks meet. The boundary of
+an instance is walked crack by crack with the instance on the right hand (A. Rosenfeld, *Connectivity in digital
+pictures*, J. ACM 17, 1970; V. Kovalevsky, *Finite topology as applied to image analysis*, CVGIP 46, 1989). At each
+corner the walk looks at the two pixels ahead:
+
+====================  ====================  =============
+left ahead is ours    right ahead is ours   the walk
+====================  ====================  =============
+yes                   any                   turns left
+no                    yes                   goes straight
+no                    no                    turns right
+====================  ====================  =============
+
+Turning left whenever possible keeps to the *wide* side where two of the instance's pixels touch by a corner only, so
+that every ring is simple and every polygon valid as it is. These are the polygons of GDAL's 4-connected polygonizer
+(``GDALPolygonize``), to the last bit.
+
+**Junctions.** Where a boundary runs straight on but the instance on its left hand changes, neighbouring polygons have a
+corner. Such vertices are kept and flagged ``collinear``: with them the polygons are a valid coverage, in which shared
+edges can be simplified together; without them they are GDAL's.
+
+**Chunks.** A chunk is traced with the ids of the one-pixel ring around it. Boundaries of instances that end inside are
+closed and finished on the spot. The others leave the chunk as *arcs*, each with the key of its first crack and of the
+crack that would follow its last; equal keys are joined later, without any arithmetic on coordinates, so the result is
+the same for any cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
+
+import cc3d
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.errors import InputError
+from geoseg.lattice import Window
+
+__all__ = ["ChunkBorder", "Curves", "Fragment", "Histograms", "Polygons", "join_fragments", "trace_chunk"]
+
+NODATA = 255
+FULL_CONFIDENCE = 254
+
+# Directions are 0 east, 1 south, 2 west, 3 north. The four pixels around a corner, clockwise from the north-east, are
+# numbered alike, so that, going in direction d, pixel d is left ahead, d + 1 right ahead and d + 3 left behind.
+EAST, SOUTH = 0, 1
+
+# Marks on a corner: the crack to its east has been walked eastwards, or westwards.
+# Mark on a pixel (named by its north-west corner): it lies outside the chunk.
+WALKED_EAST, WALKED_WEST, OUTSIDE = 1, 2, 4
+
+
+class ChunkBorder(Protocol):
+    """What tracing needs to know of the world around a chunk: ``instances.Border`` has it."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Distinct instance ids on either side of the chunk's edges."""
+
+    @property
+    def inside(self) -> NDArray[np.int32]:
+        """Position in ``ids`` plus one (0: none) along top row, bottom row, left column, right column."""
+
+    @property
+    def outside(self) -> NDArray[np.int32]:
+        """The same for the pixels above, below, left, right, top-left, top-right, bottom-left, bottom-right."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """A dataclass whose fields are all arrays, to and from one flat dict, as ``np.savez`` wants it."""
+
+    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """All arrays by field name, after ``prefix``."""
+        return {prefix + field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
+        """The inverse of :meth:`to_arrays`; also takes what ``np.load`` returns for an ``.npz``."""
+        return cls(**{field.name: arrays[prefix + field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Polygons(_Columns):
+    """Instances as ragged polygons in pixel corners, sorted by id.
+
+    Polygon ``p`` has the rings ``polygon_offsets[p]:polygon_offsets[p + 1]``, the shell first, then its holes by their
+    first vertex; ring ``r`` has the vertices ``ring_offsets[r]:ring_offsets[r + 1]``. A ring starts at its topmost,
+    among those its leftmost vertex, and repeats it at the end. The instance lies on the right hand: seen with rows
+    going down, shells run clockwise and holes counter-clockwise.
+
+    Attributes:
+        coords: int32 ``(vertices, 2)``, (col, row) of pixel corners in the scene.
+        collinear: bool ``(vertices,)``, a junction on a straight stretch of boundary, needed for a valid coverage only.
+        ring_offsets: int64 ``(rings + 1,)``.
+        polygon_offsets: int64 ``(polygons + 1,)``.
+        id: int64, flat index of the instance's first pixel in the scene, plus one.
+        code: uint8, class code, 1-254.
+        area_px: int64, pixels.
+        confidence: float64, mean over the instance's pixels, 0-1; NaN without confidence.
+        confidence_p10: float64, 10th percentile: the smallest value that at least a tenth of the pixels do not exceed.
+        edge: bool, whether the instance touches the edge of the scene (and so is perhaps cut by it).
+    """
+
+    coords: NDArray[np.int32]
+    collinear: NDArray[np.bool_]
+    ring_offsets: NDArray[np.int64]
+    polygon_offsets: NDArray[np.int64]
+    id: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    area_px: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    confidence_p10: NDArray[np.float64]
+    edge: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, indices: NDArray[np.integer[Any] | np.bool_]) -> Polygons:
+        """The polygons at ``indices`` (or where a boolean mask is true), in that order."""
+        chosen = np.arange(len(self))[indices]
+        rings, polygon_offsets = _take_ragged(self.polygon_offsets, chosen)
+        coords, collinear, ring_offsets = _take_curves(self.coords, self.collinear, self.ring_offsets, rings)
+        return Polygons(
+            coords=coords,
+            collinear=collinear,
+            ring_offsets=ring_offsets,
+            polygon_offsets=polygon_offsets,
+            **{name: getattr(self, name)[chosen] for name in _ATTRIBUTES},
+        )
+
+
+# the columns of Polygons that hold one value per polygon
+_ATTRIBUTES = ("id", "code", "area_px", "confidence", "confidence_p10", "edge")
+
+_NO_POLYGONS = Polygons(
+    coords=np.zeros((0, 2), np.int32),
+    collinear=np.zeros(0, np.bool_),
+    ring_offsets=np.zeros(1, np.int64),
+    polygon_offsets=np.zeros(1, np.int64),
+    id=np.zeros(0, np.int64),
+    code=np.zeros(0, np.uint8),
+    area_px=np.zeros(0, np.int64),
+    confidence=np.zeros(0, np.float64),
+    confidence_p10=np.zeros(0, np.float64),
+    edge=np.zeros(0, np.bool_),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curves(_Columns):
+    """Ragged curves: arcs, or closed rings, in the conventions of :class:`Polygons`; ``id`` is the instance's."""
+
+    coords: NDArray[np.int32]
+    collinear: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    id: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ends(_Columns):
+    """Keys of arcs: ``4 * corner + direction`` of the first crack, and of the crack that follows the last one.
+
+    ``corner`` is ``row * (scene width + 1) + col``. A directed crack has one pixel on its right hand, so it belongs to
+    one instance and one chunk: keys are unique in the scene.
+    """
+
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances(_Columns):
+    """One chunk's share of instances that reach into other chunks, sorted by id; columns as in :class:`Polygons`."""
+
+    id: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    area_px: NDArray[np.int64]
+    edge: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histograms(_Columns):
+    """Sparse histograms of uint8 confidences: group ``g`` has the entries ``offsets[g]:offsets[g + 1]``.
+
+    Within a group values ascend. Counts are exact integers, so sums over chunks do not depend on their order.
+    """
+
+    offsets: NDArray[np.int64]
+    value: NDArray[np.uint8]
+    count: NDArray[np.int64]
+
+    def take(self, groups: NDArray[np.integer[Any]]) -> Histograms:
+        """The histograms of the given groups, in that order."""
+        entries, offsets = _take_ragged(self.offsets, groups)
+        return Histograms(offsets=offsets, value=self.value[entries], count=self.count[entries])
+
+    @staticmethod
+    def merge(parts: Iterable[Histograms], group: NDArray[np.int64], groups: int) -> Histograms:
+        """Sum histograms.
+
+        Args:
+            parts: histograms whose groups, one part after the other, belong to the groups in ``group``.
+            group: the new group of each of them, 0 to ``groups - 1``.
+            groups: how many new groups there are.
+        """
+        parts = [Histograms(np.zeros(1, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64)), *parts]
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        keys = np.repeat(group, lengths) * 256 + np.concatenate([part.value for part in parts])
+        distinct, place = np.unique(keys, return_inverse=True)
+        count = np.zeros(distinct.size, np.int64)
+        np.add.at(count, place, np.concatenate([part.count for part in parts]))
+        return Histograms(
+            offsets=np.searchsorted(distinct, np.arange(groups + 1) * 256),
+            value=(distinct % 256).astype(np.uint8),
+            count=count,
+        )
+
+    def summary(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and 10th percentile of each group on the scale 0-1; NaN for an empty one.
+
+        The percentile is the smallest value ``v`` such that at least ``ceil(n / 10)`` of the ``n`` pixels are <= v.
+        """
+        counts, sums = _offsets(self.count), _offsets(self.count * self.value)
+        before, pixels = counts[self.offsets[:-1]], np.diff(counts[self.offsets])
+        filled = pixels > 0
+        mean = np.full(pixels.size, np.nan)
+        p10 = np.full(pixels.size, np.nan)
+        mean[filled] = np.diff(sums[self.offsets])[filled] / (pixels[filled] * FULL_CONFIDENCE)
+        entry = np.searchsorted(counts[1:], (before + -(-pixels // 10))[filled])
+        p10[filled] = self.value[entry] / FULL_CONFIDENCE
+        return mean, p10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fragment:
+    """What tracing one chunk yields.
+
+    Attributes:
+        closed: the finished polygons of instances that lie in this chunk alone.
+        open: the share of the instances that go on in another chunk.
+        histograms: their confidences in this chunk.
+        holes: their holes that lie in this chunk alone.
+        arcs: their boundaries that leave it.
+        ends: the arcs' keys.
+    """
+
+    closed: Polygons
+    open: Instances
+    histograms: Histograms
+    holes: Curves
+    arcs: Curves
+    ends: Ends
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name, ``part.column``: ``np.savez(path, **fragment.to_arrays())`` stores a fragment."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for field in fields(self):
+            arrays.update(getattr(self, field.name).to_arrays(f"{field.name}."))
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Fragment:
+        """The inverse of :meth:`to_arrays`; also takes what ``np.load`` returns for an ``.npz``."""
+        return cls(
+            closed=Polygons.from_arrays(arrays, "closed."),
+            open=Instances.from_arrays(arrays, "open."),
+            histograms=Histograms.from_arrays(arrays, "histograms."),
+            holes=Curves.from_arrays(arrays, "holes."),
+            arcs=Curves.from_arrays(arrays, "arcs."),
+            ends=Ends.from_arrays(arrays, "ends."),
+        )
+
+
+def trace_chunk(
+    mask: NDArray[np.uint8],
+    confidence: NDArray[np.uint8] | None,
+    border: ChunkBorder,
+    window: Window,
+    scene_shape: tuple[int, int],
+) -> Fragment:
+    """Trace every instance of one chunk.
+
+    Args:
+        mask: uint8 ``(height, width)`` class codes of the chunk. 1-254 are traced; 0 and 255 are not.
+        confidence: uint8 ``(height, width)``, 0-254; 255 is unknown and left out of the statistics. None: no
+            statistics (NaN).
+        border: this chunk's, from ``Merge.border``.
+        window: where the chunk lies in the scene.
+        scene_shape: ``(rows, cols)`` of the scene.
+
+    Raises:
+        InputError: an array of another type or shape than the window's, or a border that is not this mask's.
+    """
+    _check_chunk(mask, confidence, border, window)
+    labels, ids, is_open = _label_globally(mask, border)
+    vertices, offsets, label, start, end = _trace(labels, _rim_corners(*mask.shape), *_bounds(labels))
+    coords, collinear = _decode(vertices, labels.shape[1], window.row_off - 1, window.col_off - 1)
+    arcs, rings = np.split(np.arange(label.size), [start.size])
+
+    # an instance of this chunk alone is named by its shell: the first of its rings met, which starts at its first pixel
+    own = rings[~is_open[label[rings]]]
+    closed, shells = np.unique(label[own], return_index=True)
+    cols, rows = coords[offsets[own[shells]]].T.astype(np.int64)
+    ids[closed] = rows * scene_shape[1] + cols + 1
+    codes = np.zeros(ids.size, np.uint8)
+    codes[_rim(labels[1:-1, 1:-1])] = _rim(mask)  # label 0 gets some code too, which nothing reads
+    codes[closed] = mask[rows - window.row_off, cols - window.col_off]
+    area = _areas(labels, ids.size)
+    edge = _on_scene_edge(labels, ids.size, window, scene_shape)
+    histograms = _histograms_by_label(labels, confidence, area)
+
+    def curves(chosen: NDArray[np.int64]) -> Curves:
+        """The chosen arcs or rings under their global ids, sorted by those."""
+        chosen = chosen[np.argsort(ids[label[chosen]], kind="stable")]
+        return Curves(*_take_curves(coords, collinear, offsets, chosen), id=ids[label[chosen]])
+
+    closed = closed[np.argsort(ids[closed])]
+    shared = np.flatnonzero(is_open)
+    shared = shared[np.argsort(ids[shared])]
+    finished = curves(own)
+    mean, p10 = histograms.take(closed).summary()
+    order = arcs[np.argsort(ids[label[arcs]], kind="stable")]
+    return Fragment(
+        closed=Polygons(
+            coords=finished.coords,
+            collinear=finished.collinear,
+            ring_offsets=finished.offsets,
+            polygon_offsets=_run_offsets(finished.id),
+            id=ids[closed],
+            code=codes[closed],
+            area_px=area[closed],
+            confidence=mean,
+            confidence_p10=p10,
+            edge=edge[closed],
+        ),
+        open=Instances(id=ids[shared], code=codes[shared], area_px=area[shared], edge=edge[shared]),
+        histograms=histograms.take(shared),
+        holes=curves(rings[is_open[label[rings]]]),
+        arcs=curves(arcs),
+        ends=Ends(
+            start=_scene_keys(start[order], labels.shape[1], window, scene_shape),
+            end=_scene_keys(end[order], labels.shape[1], window, scene_shape),
+        ),
+    )
+
+
+def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
+    """Join the fragments of all chunks of a scene.
+
+    Args:
+        fragments: one per chunk, in any order; may be a generator.
+
+    Returns:
+        Every instance of the scene, sorted by id; the same arrays for any way of cutting the scene into chunks.
+
+    Raises:
+        InputError: an arc ends where none starts: a chunk is missing or given twice.
+    """
+    parts = list(fragments)
+    closed = _concatenate_polygons([part.closed for part in parts])
+    rings = _concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
+    # the first vertex of a shell is the least of all its polygon's: sorting by it puts shells first
+    order = np.lexsort((*rings.coords[rings.offsets[:-1]].T, rings.id))
+    coords, collinear, ring_offsets = _take_curves(rings.coords, rings.collinear, rings.offsets, order)
+    instances, confidence, confidence_p10 = _add_up(parts)
+    joined = Polygons(
+        coords=coords,
+        collinear=collinear,
+        ring_offsets=ring_offsets,
+        polygon_offsets=_run_offsets(rings.id[order]),
+        id=instances.id,
+        code=instances.code,
+        area_px=instances.area_px,
+        confidence=confidence,
+        confidence_p10=confidence_p10,
+        edge=instances.edge,
+    )
+    polygons = _concatenate_polygons([closed, joined])
+    return polygons.take(np.argsort(polygons.id))
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+def _label_globally(
+    mask: NDArray[np.uint8], border: ChunkBorder
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Label a chunk and the ring around it so that equal labels mean the same instance of the scene.
+
+    Returns:
+        labels int32 ``(height + 2, width + 2)``, 0 where nothing is traced; by label: the global id (0 where it is not
+        known yet: instances away from the chunk's edges), and whether the instance goes on outside the chunk.
+    """
+    height, width = mask.shape
+    padded = np.zeros((height + 2, width + 2), np.uint8)
+    padded[1:-1, 1:-1] = mask
+    padded[padded == NODATA] = 0
+    components, count = cc3d.connected_components(padded, connectivity=4, return_N=True, out_dtype=np.uint32)
+    labels: NDArray[np.int32] = components.view(np.int32)
+    rim = _rim(labels[1:-1, 1:-1])
+    if border.inside.size != rim.size or not np.array_equal(border.inside > 0, rim > 0):
+        raise InputError("the border is not this mask's; merge the faces of the same mask that is traced")
+
+    # one label per id of the border: one of its components here, else a new one
+    label_of_id = np.arange(count, count + border.ids.size + 1, dtype=np.int32)
+    label_of_id[0] = 0
+    label_of_id[border.inside] = rim
+    relabelled = np.arange(count + 1, dtype=np.int32)
+    relabelled[rim] = label_of_id[border.inside]
+    if not np.array_equal(relabelled[rim], rim):
+        _relabel(labels, relabelled)
+    around = label_of_id[border.outside]
+    above, below, left, right, corners = np.split(around, np.cumsum([width, width, height, height]))
+    labels[0, 1:-1], labels[-1, 1:-1], labels[1:-1, 0], labels[1:-1, -1] = above, below, left, right
+    labels[0, 0], labels[0, -1], labels[-1, 0], labels[-1, -1] = corners
+
+    ids = np.zeros(count + border.ids.size + 1, np.int64)
+    ids[label_of_id[1:]] = border.ids
+    is_open = np.zeros(ids.size, np.bool_)
+    is_open[label_of_id[border.inside[border.inside == border.outside[:-4]]]] = True
+    is_open[0] = False
+    return labels, ids, is_open
+
+
+@numba.njit(cache=True, nogil=True)
+def _relabel(labels: NDArray[np.int32], new: NDArray[np.int32]) -> None:
+    """Replace every label by ``new[label]``, in place."""
+    flat = labels.ravel()
+    for pixel in range(flat.size):
+        flat[pixel] = new[flat[pixel]]
+
+
+def _rim(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The edge pixels of a chunk: top row, bottom row, left column, right column."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _rim_corners(height: int, width: int) -> NDArray[np.int64]:
+    """Every corner on the outline of a chunk, once, as flat indices into its labels (see :func:`_trace`)."""
+    corners = np.arange((height + 2) * (width + 2)).reshape(height + 2, width + 2)[1:, 1:]
+    return np.unique(_rim(corners))
+
+
+def _on_scene_edge(
+    labels: NDArray[np.int32], size: int, window: Window, scene_shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """By label: whether the instance has a pixel here on the edge of the scene."""
+    touching = np.zeros(size, np.bool_)
+    inner = labels[1:-1, 1:-1]
+    touching[inner[0]] |= window.row_off == 0
+    touching[inner[-1]] |= window.row_stop == scene_shape[0]
+    touching[inner[:, 0]] |= window.col_off == 0
+    touching[inner[:, -1]] |= window.col_stop == scene_shape[1]
+    return touching
+
+
+# --- crack following -----------------------------------------------------------------------------------------------
+# A corner is named by the flat index, in the padded labels, of the pixel to its south-east.
+
+
+@numba.njit(cache=True, nogil=True)
+def _bounds(labels: NDArray[np.int32]) -> tuple[int, int]:
+    """Upper bounds of the numbers of vertices and of closed rings: what to allocate, in one cheap scan."""
+    rows, stride = labels.shape
+    flat = labels.ravel()
+    vertices = 0
+    rings = 0
+    for row in range(1, rows):
+        for corner in range(row * stride + 1, (row + 1) * stride):
+            north_east, south_east = flat[corner - stride], flat[corner]
+            south_west, north_west = flat[corner - 1], flat[corner - stride - 1]
+            across = north_east == north_west and south_east == south_west
+            along = north_east == south_east and north_west == south_west
+            if across or along:
+                continue  # no crack, or one straight line between two instances
+            vertices += (
+                int(north_east != south_east)
+                + int(south_east != south_west)
+                + int(south_west != north_west)
+                + int(north_west != north_east)
+            )
+            # the topmost-leftmost corner of a shell, or of a hole
+            rings += int(north_east != south_east != south_west)
+            rings += int(north_east == south_west and north_east != south_east)
+    return vertices + rings, rings
+
+
+@numba.njit(cache=True, nogil=True)
+def _trace(
+    labels: NDArray[np.int32], rim_corners: NDArray[np.int64], max_vertices: int, max_rings: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Walk all cracks that have a pixel of the chunk on their right hand.
+
+    Arcs come first, from the outline of the chunk. What they leave unwalked is closed: a scan in row-major order meets
+    each ring first at its topmost-leftmost crack, which runs east on a shell and west on a hole. So rings start at
+    their least vertex, shells come by first pixel, holes by first vertex, and a shell before its holes.
+
+    Args:
+        labels: int32 ``(height + 2, width + 2)``, the chunk's pixels and the ring around them.
+        rim_corners: all corners on the chunk's outline.
+        max_vertices: see :func:`_bounds`.
+        max_rings: see :func:`_bounds`.
+
+    Returns:
+        vertices as ``2 * corner + collinear``; offsets of arcs, then rings; their labels; and of the arcs the starts
+        and ends as ``4 * corner + direction``.
+    """
+    rows, stride = labels.shape
+    flat = labels.ravel()
+    pixel_marks = np.zeros((rows, stride), np.uint8)
+    pixel_marks[0], pixel_marks[-1], pixel_marks[:, 0], pixel_marks[:, -1] = OUTSIDE, OUTSIDE, OUTSIDE, OUTSIDE
+    marks = pixel_marks.ravel()
+    around = (-stride, 0, -1, -stride - 1)
+
+    max_arcs = 4 * rim_corners.size
+    vertices = np.empty(max_vertices, np.int64)
+    offsets = np.zeros(max_arcs + max_rings + 1, np.int64)
+    label = np.empty(max_arcs + max_rings, np.int32)
+    start = np.empty(max_arcs, np.int64)
+    end = np.empty(max_arcs, np.int64)
+    count = 0
+    used = 0
+
+    for corner in rim_corners:
+        for heading in range(4):
+            if _enters(flat, marks, around, corner, heading):
+                start[count] = 4 * corner + heading
+                label[count] = flat[corner + around[(heading + 1) & 3]]
+                used, end[count] = _follow(flat, marks, around, corner, heading, vertices, used)
+                count += 1
+                offsets[count] = used
+    arcs = count
+
+    for row in range(1, rows - 1):
+        for corner in range(row * stride + 1, (row + 1) * stride - 1):
+            north, south = flat[corner - stride], flat[corner]
+            if north == south:
+                continue
+            for ours, mark, heading in ((south, WALKED_EAST, EAST), (north, WALKED_WEST, SOUTH)):
+                if ours != 0 and not marks[corner] & mark and (heading == EAST or row > 1):
+                    label[count] = ours
+                    vertices[used] = 2 * corner
+                    used, _ = _follow(flat, marks, around, corner, heading, vertices, used + 1)
+                    count += 1
+                    offsets[count] = used
+    return (
+        vertices[:used].copy(),
+        offsets[: count + 1].copy(),
+        label[:count].copy(),
+        start[:arcs].copy(),
+        end[:arcs].copy(),
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _enters(
+    labels: NDArray[np.int32],
+    marks: NDArray[np.uint8],
+    around: tuple[int, int, int, int],
+    corner: int,
+    heading: int,
+) -> bool:
+    """Whether an arc starts here: a crack of ours whose predecessor has its right-hand pixel outside the chunk."""
+    here = corner + around[(heading + 1) & 3]
+    ours = labels[here]
+    if ours == 0 or marks[here] & OUTSIDE or labels[corner + around[heading]] == ours:
+        return False
+    left_behind, right_behind = corner + around[(heading + 3) & 3], corner + around[(heading + 2) & 3]
+    if labels[left_behind] == ours:  # a left turn led here
+        return bool(marks[left_behind] & OUTSIDE)
+    if labels[right_behind] == ours:  # a straight stretch did
+        return bool(marks[right_behind] & OUTSIDE)
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow(
+    labels: NDArray[np.int32],
+    marks: NDArray[np.uint8],
+    around: tuple[int, int, int, int],
+    corner: int,
+    heading: int,
+    vertices: NDArray[np.int64],
+    used: int,
+) -> tuple[int, int]:
+    """Follow cracks until they close or leave the chunk; the rule is in the module's docstring.
+
+    Returns:
+        the number of vertices used, and the crack reached, as ``4 * corner + direction``.
+    """
+    steps = (1, -around[0], -1, around[0])
+    ours = labels[corner + around[(heading + 1) & 3]]
+    left = labels[corner + around[heading]]
+    first_corner, first_heading = corner, heading
+    while True:
+        if heading == 0:
+            marks[corner] |= WALKED_EAST
+        elif heading == 2:
+            marks[corner - 1] |= WALKED_WEST
+        corner += steps[heading]
+        left_ahead = labels[corner + around[heading]]
+        right_ahead = labels[corner + around[(heading + 1) & 3]]
+        if left_ahead == ours:
+            vertices[used] = 2 * corner
+            used += 1
+            heading = (heading + 3) & 3
+        elif right_ahead != ours:
+            vertices[used] = 2 * corner
+            used += 1
+            heading = (heading + 1) & 3
+            left = right_ahead
+        elif left_ahead != left:
+            vertices[used] = 2 * corner + 1
+            used += 1
+            left = left_ahead
+        if corner == first_corner and heading == first_heading:
+            break
+        if marks[corner + around[(heading + 1) & 3]] & OUTSIDE:
+            break
+    return used, 4 * corner + heading
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(
+    vertices: NDArray[np.int64], stride: int, row_off: int, col_off: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Vertices of :func:`_trace` as (col, row) in the scene, and whether they are collinear."""
+    coords = np.empty((vertices.size, 2), np.int32)
+    collinear = np.empty(vertices.size, np.bool_)
+    for vertex in range(vertices.size):
+        corner = vertices[vertex] >> 1
+        row = corner // stride
+        coords[vertex, 0] = corner - row * stride + col_off
+        coords[vertex, 1] = row + row_off
+        collinear[vertex] = vertices[vertex] & 1
+    return coords, collinear
+
+
+def _scene_keys(
+    cracks: NDArray[np.int64], stride: int, window: Window, scene_shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Cracks ``4 * corner + direction`` of a chunk as keys of the scene (see :class:`Ends`)."""
+    corners, directions = np.divmod(cracks, 4)
+    rows, cols = np.divmod(corners, stride)
+    scene_corners = (rows + window.row_off - 1) * (scene_shape[1] + 1) + cols + window.col_off - 1
+    return 4 * scene_corners + directions
+
+
+# --- confidence ----------------------------------------------------------------------------------------------------
+
+
+def _histograms_by_label(
+    labels: NDArray[np.int32], confidence: NDArray[np.uint8] | None, area: NDArray[np.int64]
+) -> Histograms:
+    """The histogram of every label's confidences; all empty without confidence."""
+    if confidence is None:
+        return Histograms(np.zeros(area.size + 1, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64))
+    offsets = _offsets(area)
+    grouped = _group_by_label(labels, confidence, offsets[:-1].copy(), int(offsets[-1]))
+    return Histograms(*_count_values(grouped, offsets))
+
+
+@numba.njit(cache=True, nogil=True)
+def _areas(labels: NDArray[np.int32], size: int) -> NDArray[np.int64]:
+    """Pixels of the chunk by label; label 0 counts as empty."""
+    area = np.zeros(size, np.int64)
+    for row in range(1, labels.shape[0] - 1):
+        run = labels[row, 1]
+        since = 1
+        for col in range(2, labels.shape[1] - 1):
+            if labels[row, col] != run:
+                area[run] += col - since
+                run, since = labels[row, col], col
+        area[run] += labels.shape[1] - 1 - since
+    area[0] = 0
+    return area
+
+
+@numba.njit(cache=True, nogil=True)
+def _group_by_label(
+    labels: NDArray[np.int32], confidence: NDArray[np.uint8], cursors: NDArray[np.int64], total: int
+) -> NDArray[np.uint8]:
+    """Counting sort of the chunk's confidences by label; ``cursors`` says where each label begins, and is used up."""
+    grouped = np.empty(total, np.uint8)
+    for row in range(confidence.shape[0]):
+        for col in range(confidence.shape[1]):
+            label = labels[row + 1, col + 1]
+            if label:
+                grouped[cursors[label]] = confidence[row, col]
+                cursors[label] += 1
+    return grouped
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_values(
+    grouped: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+    """Sparse histograms of the groups of bytes between offsets; 255 (unknown) is left out."""
+    room = 0
+    for group in range(offsets.size - 1):
+        room += min(offsets[group + 1] - offsets[group], NODATA)
+    entry_offsets = np.zeros(offsets.size, np.int64)
+    value = np.empty(room, np.uint8)
+    count = np.empty(room, np.int64)
+    entries = 0
+    bins = np.zeros(256, np.int64)
+    for group in range(offsets.size - 1):
+        low, high = NODATA, -1
+        for at in range(offsets[group], offsets[group + 1]):
+            byte = grouped[at]
+            bins[byte] += 1
+            low, high = min(low, byte), max(high, byte)
+        for byte in range(low, min(high + 1, NODATA)):
+            if bins[byte]:
+                value[entries] = byte
+                count[entries] = bins[byte]
+                entries += 1
+        bins[low : high + 1] = 0
+        entry_offsets[group + 1] = entries
+    return entry_offsets, value[:entries].copy(), count[:entries].copy()
+
+
+# --- joining -------------------------------------------------------------------------------------------------------
+
+
+def _join_arcs(fragments: list[Fragment]) -> Curves:
+    """Chain all arcs into closed rings, each starting at its least vertex."""
+    arcs = _concatenate_curves([fragment.arcs for fragment in fragments])
+    start = np.concatenate([fragment.ends.start for fragment in fragments] + [np.zeros(0, np.int64)])
+    end = np.concatenate([fragment.ends.end for fragment in fragments] + [np.zeros(0, np.int64)])
+    order = np.argsort(start)
+    if not np.array_equal(start[order], np.sort(end)):
+        raise InputError("arcs do not meet across the chunks; give the fragment of every chunk once")
+    following = order[np.searchsorted(start[order], end)]
+    chained, ring_starts = _chain(following)
+    coords, collinear, offsets = _take_curves(arcs.coords, arcs.collinear, arcs.offsets, chained)
+    closed = _close_rings(coords, collinear, offsets[ring_starts])
+    return Curves(*closed, id=arcs.id[chained[ring_starts[:-1]]])
+
+
+@numba.njit(cache=True, nogil=True)
+def _chain(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The cycles of a permutation: its elements cycle after cycle, and the offsets of the cycles."""
+    chained = np.empty(following.size, np.int64)
+    offsets = np.zeros(following.size + 1, np.int64)
+    seen = np.zeros(following.size, np.bool_)
+    at = 0
+    cycles = 0
+    for first in range(following.size):
+        element = first
+        while not seen[element]:
+            seen[element] = True
+            chained[at] = element
+            at += 1
+            element = following[element]
+        if at > offsets[cycles]:
+            cycles += 1
+            offsets[cycles] = at
+    return chained, offsets[: cycles + 1].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _close_rings(
+    coords: NDArray[np.int32], collinear: NDArray[np.bool_], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Turn each ring to start at its topmost-leftmost vertex, and repeat that at its end."""
+    rings = offsets.size - 1
+    closed = np.empty((coords.shape[0] + rings, 2), np.int32)
+    flags = np.empty(coords.shape[0] + rings, np.bool_)
+    closed_offsets = offsets + np.arange(rings + 1)
+    for ring in range(rings):
+        begin, length = offsets[ring], offsets[ring + 1] - offsets[ring]
+        least = begin
+        for at in range(begin, begin + length):
+            if (coords[at, 1], coords[at, 0]) < (coords[least, 1], coords[least, 0]):
+                least = at
+        for step in range(length + 1):
+            at = begin + (least - begin + step) % length
+            to = closed_offsets[ring] + step
+            closed[to, 0], closed[to, 1], flags[to] = coords[at, 0], coords[at, 1], collinear[at]
+    return closed, flags, closed_offsets
+
+
+def _add_up(fragments: list[Fragment]) -> tuple[Instances, NDArray[np.float64], NDArray[np.float64]]:
+    """Instances that lie in several chunks, sorted by id: their shares summed, and confidence mean and percentile."""
+    parts = [fragment.open for fragment in fragments]
+    ids, first, group = np.unique(
+        np.concatenate([part.id for part in parts] + [np.zeros(0, np.int64)]), return_index=True, return_inverse=True
+    )
+    area = np.zeros(ids.size, np.int64)
+    edge = np.zeros(ids.size, np.bool_)
+    code = np.concatenate([part.code for part in parts] + [np.zeros(0, np.uint8)])[first]
+    np.add.at(area, group, np.concatenate([part.area_px for part in parts] + [np.zeros(0, np.int64)]))
+    np.logical_or.at(edge, group, np.concatenate([part.edge for part in parts] + [np.zeros(0, np.bool_)]))
+    mean, p10 = Histograms.merge([fragment.histograms for fragment in fragments], group, ids.size).summary()
+    return Instances(id=ids, code=code, area_px=area, edge=edge), mean, p10
+
+
+# --- ragged arrays -------------------------------------------------------------------------------------------------
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Offsets of groups that follow one another: 0, then the running sum."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _run_offsets(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Offsets of the runs of equal values."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.concatenate([[0], changes, [values.size]]) if values.size else np.zeros(1, np.int64)
+
+
+def _take_ragged(
+    offsets: NDArray[np.int64], chosen: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of all elements of the chosen groups, and the offsets of these groups among them."""
+    lengths = np.diff(offsets)[chosen]
+    taken = _offsets(lengths)
+    return np.arange(taken[-1]) + np.repeat(offsets[chosen] - taken[:-1], lengths), taken
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_curves(
+    coords: NDArray[np.int32], collinear: NDArray[np.bool_], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Copy the chosen curves, in that order: coordinates, flags and offsets."""
+    taken = np.zeros(chosen.size + 1, np.int64)
+    for i in range(chosen.size):
+        taken[i + 1] = taken[i] + offsets[chosen[i] + 1] - offsets[chosen[i]]
+    new_coords = np.empty((taken[-1], 2), np.int32)
+    new_collinear = np.empty(taken[-1], np.bool_)
+    for i in range(chosen.size):
+        shift = offsets[chosen[i]] - taken[i]
+        for to in range(taken[i], taken[i + 1]):
+            new_coords[to, 0] = coords[to + shift, 0]
+            new_coords[to, 1] = coords[to + shift, 1]
+            new_collinear[to] = collinear[to + shift]
+    return new_coords, new_collinear, taken
+
+
+def _concatenate_offsets(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Offsets of ragged arrays put one after the other."""
+    return _offsets(np.concatenate([np.diff(part) for part in parts] + [np.zeros(0, np.int64)]))
+
+
+def _concatenate_curves(parts: list[Curves]) -> Curves:
+    """Curves of several chunks, one after the other."""
+    return Curves(
+        coords=np.concatenate([part.coords for part in parts] + [np.zeros((0, 2), np.int32)]),
+        collinear=np.concatenate([part.collinear for part in parts] + [np.zeros(0, np.bool_)]),
+        offsets=_concatenate_offsets([part.offsets for part in parts]),
+        id=np.concatenate([part.id for part in parts] + [np.zeros(0, np.int64)]),
+    )
+
+
+def _concatenate_polygons(parts: list[Polygons]) -> Polygons:
+    """Polygons of several chunks, one after the other."""
+    parts = [_NO_POLYGONS, *parts]
+    return Polygons(
+        coords=np.concatenate([part.coords for part in parts]),
+        collinear=np.concatenate([part.collinear for part in parts]),
+        ring_offsets=_concatenate_offsets([part.ring_offsets for part in parts]),
+        polygon_offsets=_concatenate_offsets([part.polygon_offsets for part in parts]),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ATTRIBUTES},
+    )
+
+
+def _check_chunk(
+    mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None, border: ChunkBorder, window: Window
+) -> None:
+    """Refuse arrays that are not the window's."""
+    shape = (window.height, window.width)
+    for name, array in (("mask", mask), ("confidence", confidence)):
+        if array is not None and (array.dtype != np.uint8 or array.shape != shape):
+            raise InputError(f"{name} is {array.dtype} {array.shape}; expected uint8 {shape}")
+    if border.outside.size != border.inside.size + 4:
+        raise InputError(f"a border of {border.inside.size} + {border.outside.size} pixels; use Merge.border(window)")
