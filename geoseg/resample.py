@@ -135,7 +135,7 @@ def _kernel() -> Callable[..., None]:
     return compiled
 
 
-def _weighted_means(  # noqa: PLR0913, PLR0917 - a kernel takes plain arrays
+def _weighted_means(  # noqa: C901, PLR0913, PLR0917 - a kernel: plain arrays, plain loops
     pixels: NDArray[Any],
     valid: NDArray[np.bool_],
     row_first: NDArray[np.int64],
@@ -148,26 +148,53 @@ def _weighted_means(  # noqa: PLR0913, PLR0917 - a kernel takes plain arrays
     out: NDArray[Any],
     out_valid: NDArray[np.bool_],
 ) -> None:
-    """Fill out and out_valid. Compiled without fast-math: every sum runs in one order."""
+    """Fill out and out_valid: down the columns into one line per output row, then along it.
+
+    Compiled without fast-math, so that every sum runs in one order, whatever the window.
+    """
+    width = pixels.shape[2]
+    valid_line = np.empty(width)
+    line = np.empty(width)
+    raw_line = np.empty(width)
+    total = np.empty(out.shape[2])
+    good = np.empty(out.shape[2])
     for i in range(out.shape[1]):
-        r0 = row_first[i]
+        row_total = 0.0
+        valid_line[:] = 0.0
+        for a in range(row_count[i]):
+            weight = row_weight[i, a]
+            row_total += weight
+            flags = valid[row_first[i] + a]
+            for c in range(width):
+                valid_line[c] += weight if flags[c] else 0.0
+        whole_row = True
         for j in range(out.shape[2]):
-            c0 = col_first[j]
-            total = 0.0
-            good = 0.0
+            total[j] = 0.0
+            good[j] = 0.0
+            for b in range(col_count[j]):
+                total[j] += col_weight[j, b] * row_total
+                good[j] += col_weight[j, b] * valid_line[col_first[j] + b]
+            out_valid[i, j] = good[j] > 0.0 and good[j] >= LEAST_COVER * total[j] * (1.0 - 1e-9)
+            whole_row = whole_row and good[j] == total[j]
+        for band in range(out.shape[0]):
+            line[:] = 0.0
+            raw_line[:] = 0.0
             for a in range(row_count[i]):
-                for b in range(col_count[j]):
-                    weight = row_weight[i, a] * col_weight[j, b]
-                    total += weight
-                    if valid[r0 + a, c0 + b]:
-                        good += weight
-            out_valid[i, j] = good > 0.0 and good >= LEAST_COVER * total * (1.0 - 1e-9)
-            every = not 0.0 < good < total
-            for band in range(out.shape[0]):
+                weight = row_weight[i, a]
+                values = pixels[band, row_first[i] + a]
+                flags = valid[row_first[i] + a]
+                if whole_row:
+                    for c in range(width):
+                        line[c] += weight * values[c]
+                else:
+                    for c in range(width):
+                        term = weight * values[c]
+                        raw_line[c] += term
+                        line[c] += term if flags[c] else 0.0
+            for j in range(out.shape[2]):
+                sums = line if good[j] > 0.0 else raw_line
                 mean = 0.0
-                for a in range(row_count[i]):
-                    for b in range(col_count[j]):
-                        if every or valid[r0 + a, c0 + b]:
-                            mean += row_weight[i, a] * col_weight[j, b] * pixels[band, r0 + a, c0 + b]
-                mean /= total if every else good
+                for b in range(col_count[j]):
+                    mean += col_weight[j, b] * sums[col_first[j] + b]
+                mean /= good[j] if good[j] > 0.0 else total[j]
                 out[band, i, j] = np.floor(mean + 0.5) if whole else mean
