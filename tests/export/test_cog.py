@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import resource
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -161,6 +160,7 @@ def test_a_failing_source_leaves_the_old_file_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("limit", [20_000, 230_000, 290_000])
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, limit):
+    resource = pytest.importorskip("resource")
     noise = np.random.default_rng(0).integers(0, 5, (900, 900)).astype(np.uint8)  # the draft takes 300 kB
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))

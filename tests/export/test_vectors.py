@@ -1,0 +1,488 @@
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sqlite3
+from decimal import Decimal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pyogrio
+import pyproj
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.features import shapes as gdal_shapes
+
+from geoseg.errors import OutputError, SettingsError
+from geoseg.export.vectors import (
+    FORMATS,
+    LAYER_SCHEMA,
+    make_layer,
+    to_lonlat,
+    write_flatgeobuf,
+    write_geojson,
+    write_geoparquet,
+    write_gpkg,
+    write_layers,
+)
+
+UTM32 = "EPSG:32632"
+ATTRIBUTES = [name for name in LAYER_SCHEMA if name != "geometry"]
+
+
+def pixel_polygons(seed=0, *, rows=60, cols=60, gsd_m=0.3, fill=0.55):
+    """Polygons along pixel edges, with holes and corners that touch, as GDAL traces them; exteriors clockwise."""
+    mask = (np.random.default_rng(seed).random((rows, cols)) < fill).astype(np.uint8)
+    grid = Affine(gsd_m, 0, 687_000.3, 0, -gsd_m, 5_334_000.9)
+    traced = gdal_shapes(mask, mask=mask > 0, connectivity=4, transform=grid)
+    return np.array([shapely.geometry.shape(geometry) for geometry, _ in traced], dtype=object)
+
+
+def layer(geometries, crs=UTM32, **columns):
+    n = len(geometries)
+    rng = np.random.default_rng(n)
+    given = {
+        "ids": 10_000_000_000 + np.arange(n)[::-1] * 7,  # beyond 32 bits, and not in order
+        "class_name": "water",
+        "area_m2": rng.random(n) * 1e4,
+        "perimeter_m": rng.random(n) * 1e3,
+        "confidence": rng.random(n),
+        "confidence_p10": np.where(np.arange(n) % 3, rng.random(n), np.nan),
+        "datetime": "2024-06-30T10:15:00Z",
+        "model": "modèle-é 1.0",
+    }
+    return make_layer(geometries, crs=crs, **(given | columns))
+
+
+# --- RFC 7946, checked without any GIS library ------------------------------------------------------------------
+
+
+def winding(ring):
+    """Twice the signed area, exactly: positive is counter-clockwise."""
+    return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in itertools.pairwise(ring))
+
+
+def check_polygon(rings):
+    assert rings
+    for number, ring in enumerate(rings):
+        assert len(ring) >= 4
+        assert ring[0] == ring[-1]
+        assert all(first != second for first, second in itertools.pairwise(ring))
+        assert winding(ring) > 0 if number == 0 else winding(ring) < 0
+        for lon, lat in ring:
+            assert -180 <= lon <= 180
+            assert -90 <= lat <= 90
+            assert max(-lon.as_tuple().exponent, -lat.as_tuple().exponent) <= 7
+        # no side crosses the antimeridian
+        assert all(abs(x1 - x0) <= 180 for (x0, _), (x1, _) in itertools.pairwise(ring))
+
+
+def check_rfc7946(text):
+    def no_constant(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    collection = json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=no_constant)
+    assert collection["type"] == "FeatureCollection"
+    # section 4 took `crs` away; section 7.1 keeps these members out of a collection
+    assert set(collection) == {"type", "name", "features"}
+    for feature in collection["features"]:
+        assert feature["type"] == "Feature"
+        assert set(feature) == {"type", "id", "properties", "geometry"}
+        assert isinstance(feature["id"], Decimal | str)
+        geometry = feature["geometry"]
+        if geometry is None:
+            continue
+        assert set(geometry) == {"type", "coordinates"}
+        assert geometry["type"] in {"Polygon", "MultiPolygon"}
+        polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+        for polygon in polygons:
+            check_polygon(polygon)
+    ids = [feature["id"] for feature in collection["features"]]
+    assert len(set(ids)) == len(ids)
+    return collection
+
+
+# --- the layer --------------------------------------------------------------------------------------------------
+
+
+def test_layer_has_the_columns_and_types_of_the_schema_sorted_by_id():
+    frame = layer(pixel_polygons())
+    assert list(frame) == list(LAYER_SCHEMA)
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
+        name: str(pd.Series([], dtype="str").dtype) if column.dtype == "str" else column.dtype
+        for name, column in LAYER_SCHEMA.items()
+    }
+    assert frame["id"].is_monotonic_increasing
+    assert frame["id"].is_unique
+    assert list(layer([]).dtypes) == list(frame.dtypes)
+
+
+def test_rows_stay_together_when_sorted():
+    squares = [shapely.box(5, 0, 6, 1), shapely.box(0, 0, 1, 1)]
+    frame = layer(squares, ids=[9, 2], area_m2=[9.00049, 2.0006], confidence=[0.99996, np.nan])
+    assert frame["area_m2"].tolist() == [2.001, 9.0]
+    assert frame.geometry.bounds["minx"].tolist() == [0, 5]
+    assert np.isnan(frame["confidence"][0])
+    assert frame["confidence"][1] == 1.0
+
+
+@pytest.mark.parametrize("given", ["2024-06-30T10:15:00Z", "2024-06-30T12:15:00+02:00", "2024-06-30T10:15:00"])
+def test_datetime_is_kept_in_utc(given):
+    assert layer([shapely.box(0, 0, 1, 1)], datetime=given)["datetime"][0] == pd.Timestamp("2024-06-30T10:15Z")
+
+
+def test_datetime_that_is_no_date_is_named():
+    with pytest.raises(SettingsError, match=r"datetime '2024:06:30 10:15:00' is not ISO 8601; give one like"):
+        layer([shapely.box(0, 0, 1, 1)], datetime="2024:06:30 10:15:00")
+
+
+def test_lengths_and_ids_are_checked():
+    square = shapely.box(0, 0, 1, 1)
+    with pytest.raises(ValueError, match=r"confidence has shape \(1,\), ids \(2,\)"):
+        layer([square, square], confidence=[0.5])
+    with pytest.raises(ValueError, match="ids of layer water are not unique"):
+        layer([square, square], ids=[3, 3])
+
+
+# --- GeoJSON ----------------------------------------------------------------------------------------------------
+
+
+def test_geojson_keeps_to_rfc7946_and_comes_back(tmp_path):
+    frame = layer(pixel_polygons())
+    write_geojson(tmp_path / "water.geojson", frame)
+    collection = check_rfc7946((tmp_path / "water.geojson").read_text(encoding="utf-8"))
+    assert collection["name"] == "water"
+    assert [int(feature["id"]) for feature in collection["features"]] == frame["id"].tolist()
+    back = gpd.read_file(tmp_path / "water.geojson")
+    assert back.crs.to_epsg() == 4326
+    assert back.is_valid.all()
+    pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+    areas = back.to_crs(UTM32).area
+    assert np.abs(areas - frame.area).max() < 0.02 * frame.length.max()  # 7 decimals are 11 mm
+    assert areas.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
+
+
+def test_geojson_agrees_with_gdal(tmp_path):
+    frame = layer(pixel_polygons(1))
+    write_geojson(tmp_path / "ours.geojson", frame)
+    pyogrio.write_dataframe(frame, tmp_path / "gdal.geojson", driver="GeoJSON", RFC7946="YES")
+    ours, theirs = gpd.read_file(tmp_path / "ours.geojson"), gpd.read_file(tmp_path / "gdal.geojson")
+    # two builds of PROJ may round the last decimal apart
+    assert shapely.equals_exact(ours.normalize(), theirs.normalize(), 1.5e-7).all()
+    pd.testing.assert_frame_equal(pd.DataFrame(ours[ATTRIBUTES]), pd.DataFrame(theirs[ATTRIBUTES]))
+
+
+def test_geojson_without_features(tmp_path):
+    write_geojson(tmp_path / "road.geojson", layer([]))
+    assert check_rfc7946((tmp_path / "road.geojson").read_text(encoding="utf-8"))["features"] == []
+    assert len(gpd.read_file(tmp_path / "road.geojson")) == 0
+
+
+def test_geojson_writes_every_kind_of_value(tmp_path):
+    frame = layer([shapely.box(0, 0, 1, 1)] * 3, crs="EPSG:4326", confidence=[np.nan, 0.00001, 1.0], datetime=None)
+    frame["note"] = ['a "quoted"\n\\ line', None, "道"]
+    frame["free"] = [True, False, True]
+    frame["stalls"] = pd.array([3, None, 5], dtype="Int32")
+    frame["seen"] = pd.to_datetime(["2024-01-02T03:04:05.678", None, "2024-01-02T00:00:00.000"])
+    write_geojson(tmp_path / "parking.geojson", frame)
+    features = check_rfc7946((tmp_path / "parking.geojson").read_text(encoding="utf-8"))["features"]
+    rows = [feature["properties"] for feature in features]
+    assert [row["note"] for row in rows] == [*frame["note"].tolist()[:1], None, "道"]
+    assert [row["free"] for row in rows] == [True, False, True]
+    assert [row["stalls"] for row in rows] == [3, None, 5]
+    assert [row["seen"] for row in rows] == ["2024-01-02T03:04:05.678000Z", None, "2024-01-02T00:00:00Z"]
+    assert [row["datetime"] for row in rows] == [None] * 3
+    assert sorted(str(row["confidence"]) for row in rows) == ["0.0", "1.0", "None"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    gsd_m=st.sampled_from([0.005, 0.02, 0.1, 0.3, 2.0]),
+    fill=st.floats(0.2, 0.9),
+)
+def test_rounding_never_makes_a_polygon_invalid_or_lose_much(seed, gsd_m, fill):
+    shapes = pixel_polygons(seed, rows=24, cols=24, gsd_m=gsd_m, fill=fill)
+    rounded = to_lonlat(shapes, UTM32)
+    assert len(rounded) == len(shapes)
+    kept = np.array([shape is not None for shape in rounded], dtype=bool)
+    assert kept.all() or gsd_m < 0.03
+    assert shapely.is_valid(rounded[kept]).all()
+    assert set(shapely.get_type_id(rounded[kept])) <= {3, 6}
+    back = gpd.GeoSeries(rounded[kept], crs=4326).to_crs(UTM32).area.to_numpy()
+    assert (np.abs(back - shapely.area(shapes[kept])) <= 0.012 * shapely.length(shapes[kept])).all()
+
+
+def test_what_rounding_breaks_is_mended_and_what_it_wipes_out_is_null(tmp_path):
+    shell = [(9, 45), (9.001, 45.0003), (9.001, 45.001), (9, 45.001)]
+    nearly_touching = shapely.Polygon(shell, [[(9.0003337, 45.00010013), (9.0005, 45.0008), (9.0003, 45.0008)]])
+    thin = shapely.box(9, 45, 9.001, 45.00000003)
+    bow = shapely.Polygon(
+        [(9, 45), (9.001, 45), (9.001, 45.001), (9.00050001, 45.00000003), (9.0005, 45.001), (9, 45.001)]
+    )
+    shapes = [nearly_touching, thin, bow]
+    assert shapely.is_valid(shapes).all()
+    naive = shapely.transform(shapes, lambda xy: np.round(xy, 7))
+    assert not shapely.is_valid(naive).any()  # so the case is a case
+    write_geojson(tmp_path / "field.geojson", layer(shapes, crs="EPSG:4326", ids=[1, 2, 3]))
+    features = check_rfc7946((tmp_path / "field.geojson").read_text(encoding="utf-8"))["features"]
+    assert [feature["geometry"] is None for feature in features] == [False, True, False]
+    back = gpd.read_file(tmp_path / "field.geojson")
+    assert back.geometry[[0, 2]].is_valid.all()
+    assert shapely.area(back.geometry[0]) == pytest.approx(nearly_touching.area, rel=1e-3)
+
+
+def test_long_straight_edges_stay_where_they_are():
+    # 30 km along a parallel of UTM: the straight line in longitude and latitude strays 25 m from the true edge
+    strip = shapely.box(560_000, 5_500_000, 590_000, 5_500_010)
+    exact = shapely.segmentize(strip, 10.0)
+    expected = gpd.GeoSeries([exact], crs=UTM32).to_crs(4326)
+    ours = to_lonlat([strip], UTM32)[0]
+    assert shapely.symmetric_difference(ours, expected[0]).area / expected[0].area < 0.003
+    straight = gpd.GeoSeries([strip], crs=UTM32).to_crs(4326)
+    assert straight[0].symmetric_difference(expected[0]).area / expected[0].area > 1  # so the case is a case
+
+
+def geodesic_area(shape):
+    return abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shape)[0])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:32601"])
+def test_polygons_are_split_at_the_antimeridian(tmp_path, crs):
+    x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(180, 10)
+    across = shapely.box(x - 300, y, x + 300, y + 400).difference(shapely.box(x - 50, y + 50, x + 50, y + 100))
+    beside = shapely.box(x + 400, y, x + 700, y + 400)
+    write_geojson(tmp_path / "water.geojson", layer([across, beside], crs=crs, ids=[1, 2]))
+    check_rfc7946((tmp_path / "water.geojson").read_text(encoding="utf-8"))
+    back = gpd.read_file(tmp_path / "water.geojson")
+    assert back.is_valid.all()
+    assert back.geom_type.tolist() == ["MultiPolygon", "Polygon"]
+    assert back.geometry[0].bounds[0] == -180
+    assert back.geometry[0].bounds[2] == 180
+    areas = back.to_crs(crs).area  # each part of its own
+    assert areas.to_numpy() == pytest.approx([across.area, beside.area], rel=1e-3)
+
+
+def test_longitudes_beyond_180_come_back_into_range():
+    across, beyond = shapely.box(179, 1, 181, 2), shapely.box(200, -1, 201, 1)
+    split, moved = to_lonlat([across, beyond], "EPSG:4326")
+    assert shapely.equals(split, shapely.union(shapely.box(179, 1, 180, 2), shapely.box(-180, 1, -179, 2)))
+    assert shapely.equals(moved, shapely.box(-160, -1, -159, 1))
+    world = shapely.box(-180, -90, 180, 90)
+    assert shapely.equals(to_lonlat([world], "EPSG:4326")[0], world)
+
+
+@pytest.mark.parametrize(("crs", "pole"), [("EPSG:3995", 90.0), ("EPSG:3031", -90.0)])
+def test_polygons_around_a_pole_are_closed_at_the_pole(crs, pole):
+    disc = shapely.Point(0, 0).buffer(300_000)
+    hole = shapely.Point(-1_000, 100_000).buffer(20_000)  # across the antimeridian or the zero meridian
+    shapes = [disc, disc.difference(hole), disc.difference(shapely.Point(0, 0).buffer(50_000))]
+    whole, holed, annulus = to_lonlat(shapes, crs)
+    assert shapely.is_valid([whole, holed, annulus]).all()
+    assert pole in whole.bounds
+    assert pole not in annulus.bounds
+    scale = geodesic_area(whole) / disc.area
+    assert geodesic_area(holed) == pytest.approx(shapes[1].area * scale, rel=1e-4)
+    assert geodesic_area(annulus) == pytest.approx(shapes[2].area * scale, rel=1e-4)
+
+
+def test_lines_are_split_too():
+    line = shapely.LineString([(179.5, 0), (180.5, 1)])
+    parts = to_lonlat([line], "EPSG:4326")[0]
+    assert parts.bounds == (-180, 0, 180, 1)
+    assert parts.length == pytest.approx(line.length)
+
+
+def test_coordinates_off_the_globe_are_an_error():
+    with pytest.raises(OutputError, match="lie nowhere on the globe; check the CRS"):
+        to_lonlat([shapely.box(1e9, 1e9, 1e9 + 1, 1e9 + 1)], UTM32)
+
+
+# --- GeoParquet -------------------------------------------------------------------------------------------------
+
+
+def test_geoparquet_says_what_it_holds(tmp_path):
+    shapes = pixel_polygons()
+    write_geoparquet(tmp_path / "water.parquet", layer([*shapes, shapely.MultiPolygon(list(shapes[:1]))]))
+    file = pq.ParquetFile(tmp_path / "water.parquet")
+    geo = json.loads(file.schema_arrow.metadata[b"geo"])
+    column = geo["columns"]["geometry"]
+    assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+    assert column["encoding"] == "WKB"
+    assert column["geometry_types"] == ["MultiPolygon", "Polygon"]
+    assert column["orientation"] == "counterclockwise"
+    assert pyproj.CRS.from_json_dict(column["crs"]).to_epsg() == 32632
+    assert column["covering"]["bbox"]["xmax"] == ["bbox", "xmax"]
+    assert file.schema_arrow.names == [*LAYER_SCHEMA, "bbox"]
+    group = file.metadata.row_group(0)
+    assert {group.column(index).compression for index in range(group.num_columns)} == {"ZSTD"}
+
+    table = file.read()
+    stored = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
+    parts = shapely.get_parts(stored)
+    assert shapely.is_ccw(shapely.get_exterior_ring(parts)).all()
+    holes = np.concatenate([shapely.get_rings(part)[1:] for part in parts])
+    assert len(holes) > 10
+    assert not shapely.is_ccw(holes).any()
+    bounds = np.column_stack([table["bbox"].combine_chunks().field(name) for name in ("xmin", "ymin", "xmax", "ymax")])
+    np.testing.assert_array_equal(bounds, shapely.bounds(stored))
+    assert column["bbox"] == pytest.approx(shapely.total_bounds(stored).tolist())
+
+
+def test_geoparquet_comes_back_whole_and_by_place(tmp_path):
+    frame = layer(pixel_polygons())
+    write_geoparquet(tmp_path / "water.parquet", frame)
+    back = gpd.read_parquet(tmp_path / "water.parquet").sort_values("id", ignore_index=True)
+    assert back.crs == frame.crs
+    assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
+    pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+    west, south, east, north = frame.total_bounds
+    window = (west, south, (west + east) / 2, (south + north) / 2)
+    near = gpd.read_parquet(tmp_path / "water.parquet", bbox=window)
+    assert sorted(near["id"]) == frame["id"][frame.intersects(shapely.box(*window)).to_numpy()].tolist()
+
+
+def test_geoparquet_rows_follow_a_hilbert_curve_ties_by_id(tmp_path):
+    cells = [shapely.box(x, y, x + 1, y + 1) for x in range(32) for y in range(32)]
+    frame = layer([*cells, *cells], ids=np.random.default_rng(0).permutation(2 * len(cells)))
+    write_geoparquet(tmp_path / "field.parquet", frame)
+    back = gpd.read_parquet(tmp_path / "field.parquet")
+    centres = shapely.get_coordinates(shapely.centroid(back.geometry.to_numpy()))
+    steps = np.abs(np.diff(centres, axis=0)).sum(axis=1)
+    assert (steps[0::2] == 0).all()  # equal places side by side
+    assert steps[1::2].mean() < 1.2  # and a Hilbert curve goes from cell to neighbour
+    assert (back["id"].to_numpy()[0::2] < back["id"].to_numpy()[1::2]).all()
+
+
+def test_geoparquet_without_features(tmp_path):
+    write_geoparquet(tmp_path / "road.parquet", layer([]))
+    back = gpd.read_parquet(tmp_path / "road.parquet")
+    assert len(back) == 0
+    assert back.crs.to_epsg() == 32632
+    assert list(back)[: len(LAYER_SCHEMA)] == list(LAYER_SCHEMA)
+    assert str(back["datetime"].dtype) == "datetime64[ms, UTC]"
+
+
+# --- GeoPackage and FlatGeobuf ----------------------------------------------------------------------------------
+
+
+def test_geopackage_holds_a_table_per_layer(tmp_path):
+    frames = {"water": layer(pixel_polygons()), "road": layer([]), "field": layer([shapely.box(0, 0, 3, 3)])}
+    write_gpkg(tmp_path / "layers.gpkg", frames)
+    assert pyogrio.list_layers(tmp_path / "layers.gpkg").tolist() == [[name, "Polygon"] for name in frames]
+    for name, frame in frames.items():
+        back = gpd.read_file(tmp_path / "layers.gpkg", layer=name)
+        assert back.crs == frame.crs
+        assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
+        kinds = pyogrio.read_info(tmp_path / "layers.gpkg", layer=name)["ogr_types"]
+        assert kinds == ["OFTInteger64", "OFTString", *["OFTReal"] * 4, "OFTDateTime", "OFTString"]
+        if len(frame):
+            pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+
+
+def content(path):
+    """Everything in a GeoPackage but the times of writing."""
+    with sqlite3.connect(path) as database:
+        lines = [line for line in database.iterdump() if '"gpkg_contents"' not in line]
+        lines += [
+            str(row)
+            for row in database.execute("SELECT table_name, identifier, min_x, max_y, srs_id FROM gpkg_contents")
+        ]
+    database.close()
+    return lines
+
+
+def test_flatgeobuf_comes_back(tmp_path):
+    for frame in (layer(pixel_polygons()), layer([])):
+        write_flatgeobuf(tmp_path / "water.fgb", frame)
+        back = gpd.read_file(tmp_path / "water.fgb")
+        assert back.crs == frame.crs
+        assert pyogrio.read_info(tmp_path / "water.fgb")["geometry_type"] == "Polygon"
+        if len(frame):
+            back = back.sort_values("id", ignore_index=True)
+            assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
+            pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+
+
+# --- all formats ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_same_layer_gives_the_same_bytes(tmp_path, name):
+    results = []
+    for attempt in ("first", "second"):
+        (tmp_path / attempt).mkdir()
+        (path,) = write_layers(tmp_path / attempt, {"water": layer(pixel_polygons())}, [name])
+        results.append(content(path) if name == "gpkg" else path.read_bytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "geometry",
+    [shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)]), shapely.LineString([(0, 0), (5, 5)])],
+)
+def test_other_geometries_and_columns_are_written_too(tmp_path, name, geometry):
+    frame = layer([geometry], crs="EPSG:4326").assign(length_m=7.5)
+    (path,) = write_layers(tmp_path, {"road": frame}, [name])
+    back = gpd.read_parquet(path) if name == "parquet" else gpd.read_file(path)
+    assert back["length_m"].tolist() == [7.5]
+    assert shapely.equals(back.geometry[0], geometry)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_unknown_datetime_and_confidence_are_null(tmp_path, name):
+    frame = layer([shapely.box(0, 0, 1, 1)], datetime=None, confidence=[np.nan])
+    (path,) = write_layers(tmp_path, {"road": frame}, [name])
+    back = gpd.read_parquet(path) if name == "parquet" else gpd.read_file(path)
+    assert back[["datetime", "confidence", "confidence_p10"]].isna().all(axis=None)
+    if name == "parquet":
+        assert pq.read_table(path)["confidence"].null_count == 1
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, name):
+    resource = pytest.importorskip("resource")
+    frame = layer(pixel_polygons())
+    (path,) = write_layers(tmp_path, {"water": frame}, [name])
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # as on a full disk
+    try:
+        with pytest.raises(OutputError, match=f"cannot write {re.escape(str(path))}: .+"):
+            write_layers(tmp_path, {"water": frame}, [name])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_layer_without_crs_is_refused(tmp_path, name):
+    with pytest.raises(OutputError, match="the layer has no CRS"):
+        write_layers(tmp_path, {"road": layer([], crs=None)}, [name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_layers_names_the_files_and_writes_each_format_once(tmp_path):
+    layers = {"water": layer(pixel_polygons()), "road": layer([])}
+    written = write_layers(tmp_path, layers, ["geojson", "gpkg", "fgb", "parquet", "gpkg"])
+    assert [path.name for path in written] == [
+        *("water.geojson", "road.geojson", "layers.gpkg"),
+        *("water.fgb", "road.fgb", "water.parquet", "road.parquet"),
+    ]
+    assert sorted(written) == sorted(tmp_path.iterdir())
+
+
+def test_unknown_format_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(SettingsError, match="format 'shp' is not known; use some of geojson, parquet, gpkg, fgb"):
+        write_layers(tmp_path, {"water": layer([])}, ["geojson", "shp"])
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="given no layer"):
+        write_gpkg(tmp_path / "layers.gpkg", {})
