@@ -202,9 +202,9 @@ class Scene:
         before = self._scale
         grid = tuple(max(1, math.floor(size / scale + 0.5)) for size in self._native)
         start = [min(math.floor(o * before / scale + 1e-6), g - 1) for o, g in zip(self._origin, grid, strict=True)]
-        stop = [
-            min(max(math.ceil((o + n) * before / scale - 1e-6), s + 1), g)
-            for o, n, s, g in zip(self._origin, (self.height, self.width), start, grid, strict=True)
+        stop = [  # what reaches the raster's end goes on doing so
+            g if o + n == b else min(max(math.ceil((o + n) * before / scale - 1e-6), s + 1), g)
+            for o, n, s, g, b in zip(self._origin, (self.height, self.width), start, grid, self._grid, strict=True)
         ]
         row, col = self._origin
         native = self.transform @ Affine.translation(-col, -row) @ Affine.scale(1 / before)

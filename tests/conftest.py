@@ -49,12 +49,13 @@ def write_raster(tmp_path: Path) -> WriteRaster:
             facts["photometric"] = "MINISBLACK"  # else GDAL calls 3 and 4 bytes RGB and RGBA
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
             with rasterio.open(path, "w", **facts | profile) as dataset:
-                dataset.write(pixels)
                 if colours:
                     dataset.colorinterp = colours
                 for band, text in enumerate(descriptions, start=1):
                     dataset.set_band_description(band, text)
-                dataset.update_tags(**(tags or {}))
+                if tags:
+                    dataset.update_tags(**tags)
+                dataset.write(pixels)  # last, so that the header stands first in the file
                 if mask is not None:
                     dataset.write_mask(mask.astype(np.uint8) * 255)
             if overviews:
