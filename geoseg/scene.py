@@ -55,7 +55,10 @@ COMMON_NAMES = frozenset({
 ALPHA_NAMES = re.compile("alpha|mask|valid|opacity|transparen|^a$|^band", re.IGNORECASE)
 CACHE_MB = 256  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
 STRIP_PIXELS = 4_000_000  # source pixels held at once while resampling, of every band read
+STRETCH = 0.01  # a projection that stretches lengths by more than this is not taken at its word
 SAME_GSD = 1e-3  # a GSD this close to the raster's own is the raster's own: resampling would only blur
+OBLONG = 1.01  # a pixel longer than wide by more than this is made square with its GSD
+NEARLY = 1 - 1e-6
 SNAP_PX = 1e-3  # bounds this close to a pixel's edge lie on it
 
 
@@ -108,6 +111,9 @@ class Scene:
     native_gsd_m: float
     datetime: str | None
     _native: tuple[int, int] = dataclasses.field(repr=False)  # rows, cols of the file
+    _base: Affine = dataclasses.field(repr=False)  # the file's transform
+    _edges_m: tuple[float, float] = dataclasses.field(repr=False)  # height, width of the file's pixel on the ground
+    _scale: tuple[float, float] = dataclasses.field(repr=False)  # file rows, cols per row, col of this grid
     _grid: tuple[int, int] = dataclasses.field(repr=False)  # rows, cols of the whole raster on this grid
     _origin: tuple[int, int] = dataclasses.field(repr=False)  # row, col of pixel (0, 0) in that grid
     _level: int | None = dataclasses.field(repr=False)  # the overview read from; None: full resolution
@@ -137,7 +143,10 @@ class Scene:
                 _refuse(dataset, shown)
                 bands = _bands(dataset)
                 size = dataset.height, dataset.width
-                gsd_m = _gsd_m(dataset.transform, dataset.crs, *size)
+                edges_m = _edges_m(dataset.transform, dataset.crs, *size)
+                gsd_m = math.sqrt(edges_m[0] * edges_m[1])
+                if not (math.isfinite(gsd_m) and gsd_m > 0):
+                    raise SceneError(f"{shown}: its coordinates lie nowhere in its CRS; set the CRS that they are in")
                 overviews = {tuple(dataset.overviews(band.index)) for band in bands}
                 masked = any(
                     MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums
@@ -154,12 +163,15 @@ class Scene:
                     native_gsd_m=gsd_m,
                     datetime=_datetime(dataset),
                     _native=size,
+                    _base=dataset.transform,
+                    _edges_m=edges_m,
+                    _scale=(1.0, 1.0),
                     _grid=size,
                     _origin=(0, 0),
                     _level=None,
                     _overviews=overviews.pop() if len(overviews) == 1 else (),
                     _masked=masked,
-                    _source=_source(name, _stamp(dataset) if local else ()),
+                    _source=_source(name, _stamp(dataset) if local else ""),
                 )
 
     @property
@@ -180,13 +192,20 @@ class Scene:
             return float(lon[lon > 0].min()), float(lat.min()), float(lon[lon < 0].max()), float(lat.max())
         return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
+    @property
+    def pixel_m(self) -> tuple[float, float]:
+        """Width and height of a pixel on the ground, metres; far from equal in degrees at high latitudes."""
+        return self._edges_m[1] * self._scale[1], self._edges_m[0] * self._scale[0]
+
     def at_gsd(self, gsd_m: float) -> Scene:
         """Return the same ground on a grid of another GSD, anchored at the raster's top left corner.
 
         A coarser pixel is the mean of what it covers, read from the coarsest overview that is fine enough; a
         finer one is interpolated linearly. A pixel is valid when at least half of what it covers is. Its value
-        is the same whichever window is read. A crop becomes the smallest window that covers it. Within 0.1 %
-        of the file's own GSD the grid is the file's own.
+        is the same whichever window is read. A crop becomes the smallest window that covers it.
+
+        Pixels that are oblong on the ground by more than 1 % become square: a model knows no other. A grid
+        within 0.1 % of the file's own is the file's own. For images; a mean of class codes says nothing.
 
         Args:
             gsd_m: Wanted GSD, metres per pixel.
@@ -196,28 +215,32 @@ class Scene:
         """
         if not (math.isfinite(gsd_m) and gsd_m > 0):
             raise SettingsError(f"a GSD of {gsd_m} m; a positive number of metres per pixel is expected")
-        scale = gsd_m / self.native_gsd_m
-        if abs(scale - 1) <= SAME_GSD:
-            scale, gsd_m = 1.0, self.native_gsd_m
-        before = self._scale
-        grid = tuple(max(1, math.floor(size / scale + 0.5)) for size in self._native)
-        start = [min(math.floor(o * before / scale + 1e-6), g - 1) for o, g in zip(self._origin, grid, strict=True)]
-        stop = [  # what reaches the raster's end goes on doing so
-            g if o + n == b else min(max(math.ceil((o + n) * before / scale - 1e-6), s + 1), g)
-            for o, n, s, g, b in zip(self._origin, (self.height, self.width), start, grid, self._grid, strict=True)
-        ]
-        row, col = self._origin
-        native = self.transform @ Affine.translation(-col, -row) @ Affine.scale(1 / before)
-        # an overview is at least as fine as the grid; GDAL's decimation factors are whole numbers
-        levels = [i for i, factor in enumerate(self._overviews) if factor <= scale * (1 + 1e-9)]
+        high, wide = self._edges_m
+        oblong = max(high, wide) / min(high, wide) > OBLONG
+        scale = (gsd_m / high, gsd_m / wide) if oblong else (gsd_m / self.native_gsd_m,) * 2
+        if max(abs(scale[0] - 1), abs(scale[1] - 1)) <= SAME_GSD:
+            scale, gsd_m = (1.0, 1.0), self.native_gsd_m
+        rows, cols = (
+            _rescaled(
+                self._origin[axis],
+                (self.height, self.width)[axis],
+                whole=self._grid[axis],
+                size=max(1, math.floor(self._native[axis] / scale[axis] + 0.5)),
+                ratio=scale[axis] / self._scale[axis],
+            )
+            for axis in (0, 1)
+        )
+        # an overview must be at least as fine as the grid; GDAL's decimation factors are whole numbers
+        levels = [i for i, factor in enumerate(self._overviews) if factor <= min(scale) * (1 + 1e-9)]
         return dataclasses.replace(
             self,
-            height=stop[0] - start[0],
-            width=stop[1] - start[1],
-            transform=native @ Affine.scale(scale) @ Affine.translation(start[1], start[0]),
+            height=rows[1],
+            width=cols[1],
+            transform=_placed(self._base, scale, (rows[0], cols[0])),
             gsd_m=gsd_m,
-            _grid=(grid[0], grid[1]),
-            _origin=(start[0], start[1]),
+            _scale=scale,
+            _grid=(rows[2], cols[2]),
+            _origin=(rows[0], cols[0]),
             _level=max(levels, key=lambda i: self._overviews[i], default=None),
         )
 
@@ -236,13 +259,9 @@ class Scene:
             raise SceneError(
                 f"{_shown(self.path)}: a crop to {window}; a window within {self.width} x {self.height} px is expected"
             )
-        return dataclasses.replace(
-            self,
-            height=window.height,
-            width=window.width,
-            transform=self.transform @ Affine.translation(window.col_off, window.row_off),
-            _origin=(self._origin[0] + window.row_off, self._origin[1] + window.col_off),
-        )
+        origin = self._origin[0] + window.row_off, self._origin[1] + window.col_off
+        transform = _placed(self._base, self._scale, origin)
+        return dataclasses.replace(self, height=window.height, width=window.width, transform=transform, _origin=origin)
 
     def window_of_bounds(self, bounds_lonlat: Sequence[float]) -> Window:
         """Return the smallest window that covers a box on the ground, clipped to the scene.
@@ -350,11 +369,6 @@ class Scene:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    @property
-    def _scale(self) -> float:
-        """File pixels per pixel of this grid; exactly 1.0 on the file's own."""
-        return self.gsd_m / self.native_gsd_m
-
     def _band(self, wanted: str | int) -> int:
         """Return the number of one band."""
         text = str(wanted).strip().lower()
@@ -379,13 +393,13 @@ class Scene:
     def _read_grid(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window that lies within the whole raster on this grid."""
         reader = self._source.reader(self)
-        if self._scale == 1.0:
+        if self._scale == (1.0, 1.0):
             return reader.read(window, indexes)
         # the size of an overview is a whole number, so it is not the file's over some factor
         size = reader.height, reader.width
-        scale = (self._scale * size[0] / self._native[0], self._scale * size[1] / self._native[1])
+        scale = self._scale[0] * size[0] / self._native[0], self._scale[1] * size[1] / self._native[1]
         read = functools.partial(reader.read, indexes=indexes)
-        return _resampled(read, window, scale=scale, size=size, means=self._scale > 1)
+        return _resampled(read, window, scale=scale, size=size)
 
 
 class _Reader:
@@ -445,7 +459,7 @@ class _Reader:
             return self._full_mask(window)[1]
         size = int(self._full.height), int(self._full.width)
         scale = size[0] / self.height, size[1] / self.width
-        return _resampled(self._full_mask, window, scale=scale, size=size, means=True)[1]
+        return _resampled(self._full_mask, window, scale=scale, size=size)[1]
 
     def _full_mask(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the mask of the dataset at full resolution, with no bands beside it."""
@@ -460,7 +474,7 @@ class _Source:
     Made by `_source`, so that equal scenes share one. Pickles to its name.
     """
 
-    def __init__(self, path: str, stamp: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, path: str, stamp: str) -> None:
         self.path = path
         self.stamp = stamp
         self._local = threading.local()
@@ -475,16 +489,22 @@ class _Source:
             readers[key] = _Reader(scene)
         return readers[key]
 
-    def __reduce__(self) -> tuple[Callable[..., _Source], tuple[Any, ...]]:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and (self.path, self.stamp) == (other.path, other.stamp)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.stamp))
+
+    def __reduce__(self) -> tuple[Callable[..., _Source], tuple[str, str]]:
         return _revived, (self.path, self.stamp)
 
 
-_SOURCES: weakref.WeakValueDictionary[tuple[str, tuple[tuple[int, int], ...]], _Source] = weakref.WeakValueDictionary()
+_SOURCES: weakref.WeakValueDictionary[tuple[str, str], _Source] = weakref.WeakValueDictionary()
 _SOURCES_LOCK = threading.Lock()
 _REVIVED: deque[_Source] = deque(maxlen=4)
 
 
-def _source(path: str, stamp: tuple[tuple[int, int], ...]) -> _Source:
+def _source(path: str, stamp: str) -> _Source:
     """Return the one source of a raster in this process."""
     with _SOURCES_LOCK:
         source = _SOURCES.get((path, stamp))
@@ -493,7 +513,7 @@ def _source(path: str, stamp: tuple[tuple[int, int], ...]) -> _Source:
         return source
 
 
-def _revived(path: str, stamp: tuple[tuple[int, int], ...]) -> _Source:
+def _revived(path: str, stamp: str) -> _Source:
     """Return a source that came by pickle, and keep it: a worker gets its scene anew with every task."""
     source = _source(path, stamp)
     with _SOURCES_LOCK:
@@ -510,6 +530,7 @@ def _one_line(path: str, problem: str) -> Iterator[None]:
         yield
     except (RasterioError, CRSError, CPLE_BaseError, ProjError, OSError) as error:
         why = " ".join(str(error.__cause__ or error).replace(path, shown).split())
+        why = re.sub(r"(://[^\s?]*)\?\S*", r"\1", why)
         raise SceneError(f"{shown}: {problem}: {why}") from None
 
 
@@ -596,11 +617,11 @@ def _datetime(dataset: Any) -> str | None:
     return None
 
 
-def _stamp(dataset: Any) -> tuple[tuple[int, int], ...]:
-    """Return (bytes, mtime_ns) of a local raster's files; .aux.xml is left out, as viewers write it."""
+def _stamp(dataset: Any) -> str:
+    """Return a digest of size and time of a local raster's files; .aux.xml is left out, as viewers write it."""
     files = [Path(name) for name in dataset.files if not name.endswith(".aux.xml")]
     facts = [file.stat() for file in files if file.is_file()]
-    return tuple(sorted((fact.st_size, fact.st_mtime_ns) for fact in facts))
+    return hashlib.sha256(repr(sorted((f.st_size, f.st_mtime_ns) for f in facts)).encode()).hexdigest()
 
 
 def _as_stored(nodata: float, dtype: np.dtype[Any]) -> Any:
@@ -627,18 +648,18 @@ def _resampled(
     *,
     scale: tuple[float, float],
     size: tuple[int, int],
-    means: bool,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Resample a window from a source of some (rows, cols) size, in strips so that memory stays bounded.
 
-    `scale` is (rows, cols) source pixels per pixel of the window; `means` averages, else it interpolates.
+    `scale` is (rows, cols) source pixels per pixel of the window: above 1 they are averaged, else interpolated.
     """
-    taps = area_taps if means else linear_taps
-    cols = taps(window.col_off, window.col_stop, scale=scale[1], size=size[1])
+    # an overview may miss its factor by a rounded pixel, and is averaged all the same
+    taps = [area_taps if axis > NEARLY else linear_taps for axis in scale]
+    cols = taps[1](window.col_off, window.col_stop, scale=scale[1], size=size[1])
     step = max(1, int(STRIP_PIXELS / ((cols.stop - cols.start) * scale[0])))
     strips = []
     for start in range(window.row_off, window.row_stop, step):
-        rows = taps(start, min(start + step, window.row_stop), scale=scale[0], size=size[0])
+        rows = taps[0](start, min(start + step, window.row_stop), scale=scale[0], size=size[0])
         source = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         strips.append(resample(*read(source), rows=rows, cols=cols))
     if len(strips) == 1:
@@ -663,23 +684,45 @@ def _transformer(crs: CRS) -> Any:
     return pyproj.Transformer.from_crs(crs.to_wkt(), "OGC:CRS84", always_xy=True)
 
 
-def _gsd_m(transform: Affine, crs: CRS, height: int, width: int) -> float:
-    """Return the ground sampling distance in metres: the root of the product of the pixel's two edges.
+def _edges_m(transform: Affine, crs: CRS, height: int, width: int) -> tuple[float, float]:
+    """Return height and width in metres of a pixel on the ground.
 
     Projected: in the CRS's own units. Geographic, or a projection that stretches lengths by more than 1 % there
     (Web Mercator off the equator): geodesic, at the raster's centre.
     """
-    projected = 0.0
+    projected = None
     if crs.is_projected:
-        projected = math.sqrt(math.hypot(transform.a, transform.d) * math.hypot(transform.b, transform.e))
-        projected *= crs.linear_units_factor[1]
+        metre = crs.linear_units_factor[1]
+        projected = math.hypot(transform.b, transform.e) * metre, math.hypot(transform.a, transform.d) * metre
     col, row = width / 2, height / 2
     # a pixel's two middle lines
-    ends = [(col - 0.5, row), (col + 0.5, row), (col, row - 0.5), (col, row + 0.5)]
+    ends = [(col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)]
     x, y = zip(*(_apply(transform, *end) for end in ends), strict=True)
     lon, lat = _transformer(crs).transform(x, y)
-    edges = pyproj.Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
-    ground = math.sqrt(edges[0] * edges[1])
-    if projected and not (math.isfinite(ground) and ground > 0 and abs(projected / ground - 1) > 0.01):
-        return projected
-    return ground
+    if crs.is_geographic and np.abs(lat).max() > 90:
+        return math.nan, math.nan
+    high, wide = pyproj.Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    if projected is not None:
+        ratios = [edge / true for edge, true in zip(projected, (high, wide), strict=True) if 0 < true < math.inf]
+        if all(abs(ratio - 1) <= STRETCH for ratio in ratios):
+            return projected
+    return float(high), float(wide)
+
+
+def _placed(base: Affine, scale: tuple[float, float], origin: tuple[int, int]) -> Affine:
+    """Return the transform of a grid from the file's; both pairs are (rows, cols)."""
+    if scale != (1.0, 1.0):
+        base = base @ Affine.scale(scale[1], scale[0])
+    return base @ Affine.translation(origin[1], origin[0])
+
+
+def _rescaled(start: int, length: int, *, whole: int, size: int, ratio: float) -> tuple[int, int, int]:
+    """Return the span of a crop on another grid along one axis, outwards: (start, length, size of that grid).
+
+    `whole` is the size of the grid that it is on, `ratio` its pixels per pixel of the other. What reaches the
+    raster's end goes on doing so.
+    """
+    first = min(math.floor(start / ratio + 1e-6), size - 1)
+    if start + length == whole:
+        return first, size - first, size
+    return first, min(max(math.ceil((start + length) / ratio - 1e-6), first + 1), size) - first, size

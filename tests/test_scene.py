@@ -141,6 +141,10 @@ class TestRefusals:
         with pytest.raises(SceneError, match="only ground control points"):
             Scene.open(path)
 
+    def test_metres_under_a_crs_of_degrees(self, write_raster, pixels):
+        with pytest.raises(SceneError, match="its coordinates lie nowhere in its CRS"):
+            Scene.open(write_raster(pixels, crs="EPSG:4326"))
+
     def test_complex_numbers(self, write_raster):
         with pytest.raises(SceneError, match="bands of type complex64; whole or real numbers"):
             Scene.open(write_raster(np.zeros((4, 4), np.complex64)))
@@ -209,16 +213,19 @@ class TestGsd:
         assert self.gsd(write_raster, crs="EPSG:2263", transform=transform) == pytest.approx(2 * 1200 / 3937, rel=1e-9)
 
     def test_degrees(self, write_raster):
-        found = self.gsd(write_raster, crs="EPSG:4326", transform=Affine(1e-4, 0, 25, 0, -1e-4, 60.002))
-        east, north = (
-            pyproj.Geod(ellps="WGS84").inv(25, 60, *there)[2] / 1e4 * 1e4 for there in ((25.0001, 60), (25, 60.0001))
-        )
-        assert found == pytest.approx(np.sqrt(east * north), rel=1e-6)
-        assert found == pytest.approx(np.sqrt(11.14 * 5.59), rel=0.01)  # half as wide as high at 60 degrees
+        transform = Affine(1e-4, 0, 25, 0, -1e-4, 60.002)  # 60 degrees north at the centre
+        scene = Scene.open(write_raster(np.zeros((40, 60), np.uint8), crs="EPSG:4326", transform=transform))
+        geod = pyproj.Geod(ellps="WGS84")
+        wide, high = (geod.inv(25, 59.99995, *there)[2] for there in ((25.0001, 59.99995), (25, 60.00005)))
+        assert scene.pixel_m == pytest.approx((wide, high), rel=1e-5)
+        assert scene.gsd_m == pytest.approx(np.sqrt(wide * high), rel=1e-5)
+        assert scene.pixel_m == pytest.approx((5.58, 11.14), rel=1e-3)  # from tables
 
     def test_rotated_and_oblong(self, write_raster):
         transform = Affine.translation(5e5, 5e6) @ Affine.rotation(30) @ Affine.scale(0.4, -0.9)
-        assert self.gsd(write_raster, transform=transform) == pytest.approx(0.6, rel=1e-9)
+        scene = Scene.open(write_raster(np.zeros((40, 60), np.uint8), transform=transform))
+        assert scene.gsd_m == pytest.approx(0.6, rel=1e-9)
+        assert scene.pixel_m == pytest.approx((0.4, 0.9), rel=1e-9)
 
     def test_web_mercator_is_not_taken_at_its_word(self, write_raster):
         """At 60 degrees north one of its metres is half a metre on the ground."""
@@ -568,6 +575,25 @@ class TestAtGsd:
             col, row = other.width // 2, other.height // 3
             there = other.transform @ (col + 0.5, row + 0.5)
             assert scene.transform @ tuple(found[:, row, col].astype(float)) == pytest.approx(there, abs=1e-4)
+
+    def test_oblong_pixels_become_square(self, write_raster, rng):
+        """At 60 degrees north a pixel of equal degrees is half as wide as high."""
+        rows, cols = np.mgrid[:40, :60].astype(np.float32)
+        transform = Affine(1e-4, 0, 25, 0, -1e-4, 60.002)
+        scene = Scene.open(write_raster(np.stack([cols, rows]) + 0.5, crs="EPSG:4326", transform=transform))
+        for gsd_m in (scene.gsd_m, 3.0, 40.0):
+            square = scene.at_gsd(gsd_m)
+            assert square.gsd_m == gsd_m
+            assert square.pixel_m == pytest.approx((gsd_m, gsd_m), rel=1e-9)
+            assert square.at_gsd(scene.gsd_m).at_gsd(gsd_m) == square
+            found, _ = square.read(square.window, (1, 2))
+            col, row = square.width // 2, square.height // 3
+            there = square.transform @ (col + 0.5, row + 0.5)
+            assert scene.transform @ tuple(found[:, row, col].astype(float)) == pytest.approx(
+                there,
+                abs=2e-5,  # a fifth of a file pixel: a mean weighs the parts of pixels, not where they lie
+            )
+        assert (square.height, square.width) == (11, 8)  # 446 m by 335 m
 
     @pytest.mark.parametrize("factor", [3.3, 1.7, 0.7])
     def test_any_window_holds_the_same_pixels(self, write_raster, rng, factor):
