@@ -46,13 +46,19 @@ __all__ = ["ChunkBorder", "Curves", "Fragment", "Histograms", "Polygons", "join_
 NODATA = 255
 FULL_CONFIDENCE = 254
 
-# Directions are 0 east, 1 south, 2 west, 3 north. The four pixels around a corner, clockwise from the north-east, are
-# numbered alike, so that, going in direction d, pixel d is left ahead, d + 1 right ahead and d + 3 left behind.
-EAST, SOUTH = 0, 1
+# Directions. Four pixels and four cracks meet at a corner; seen from it, crack d leads in direction d.
+EAST, SOUTH, WEST, NORTH = 0, 1, 2, 3
 
-# Marks on a corner: the crack to its east has been walked eastwards, or westwards.
-# Mark on a pixel (named by its north-west corner): it lies outside the chunk.
-WALKED_EAST, WALKED_WEST, OUTSIDE = 1, 2, 4
+# One byte per corner: the code of its cracks; whether the crack to its east has been walked eastwards, or westwards;
+# whether the corner lies on the outline of the chunk; whether a ring may start there, with cracks to east and south.
+CODE, WALKED_EAST, WALKED_WEST, OUTLINE, STARTS = 15, 16, 32, 64, 128
+ALL_CRACKS = 15
+# Codes for all four cracks where diagonal pixels are one instance: (north-east with south-west, north-west with
+# south-east).
+SADDLES = {1: (True, False), 2: (False, True), 4: (True, True)}
+
+# What a step of the walk says besides its turn.
+VERTEX, COLLINEAR = 4, 8
 
 
 class ChunkBorder(Protocol):
@@ -299,7 +305,7 @@ def trace_chunk(
     """
     _check_chunk(mask, confidence, border, window)
     labels, ids, is_open = _label_globally(mask, border)
-    vertices, offsets, label, start, end = _trace(labels, _rim_corners(*mask.shape), *_bounds(labels))
+    vertices, offsets, label, start, end = _trace(labels)
     coords, collinear = _decode(vertices, labels.shape[1], window.row_off - 1, window.col_off - 1)
     arcs, rings = np.split(np.arange(label.size), [start.size])
 
@@ -399,8 +405,7 @@ def _label_globally(
     """
     height, width = mask.shape
     padded = np.zeros((height + 2, width + 2), np.uint8)
-    padded[1:-1, 1:-1] = mask
-    padded[padded == NODATA] = 0
+    np.copyto(padded[1:-1, 1:-1], mask, where=mask != NODATA)
     components, count = cc3d.connected_components(padded, connectivity=4, return_N=True, out_dtype=np.uint32)
     labels: NDArray[np.int32] = components.view(np.int32)
     rim = _rim(labels[1:-1, 1:-1])
@@ -441,12 +446,6 @@ def _rim(pixels: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
-def _rim_corners(height: int, width: int) -> NDArray[np.int64]:
-    """Every corner on the outline of a chunk, once, as flat indices into its labels (see :func:`_trace`)."""
-    corners = np.arange((height + 2) * (width + 2)).reshape(height + 2, width + 2)[1:, 1:]
-    return np.unique(_rim(corners))
-
-
 def _on_scene_edge(
     labels: NDArray[np.int32], size: int, window: Window, scene_shape: tuple[int, int]
 ) -> NDArray[np.bool_]:
@@ -461,167 +460,194 @@ def _on_scene_edge(
 
 
 # --- crack following -----------------------------------------------------------------------------------------------
-# A corner is named by the flat index, in the padded labels, of the pixel to its south-east.
+# A corner, like a pixel, is named by a flat index into the padded labels: that of the pixel to its south-east.
 
 
-@numba.njit(cache=True, nogil=True)
-def _bounds(labels: NDArray[np.int32]) -> tuple[int, int]:
-    """Upper bounds of the numbers of vertices and of closed rings: what to allocate, in one cheap scan."""
-    rows, stride = labels.shape
-    flat = labels.ravel()
-    vertices = 0
-    rings = 0
-    for row in range(1, rows):
-        for corner in range(row * stride + 1, (row + 1) * stride):
-            north_east, south_east = flat[corner - stride], flat[corner]
-            south_west, north_west = flat[corner - 1], flat[corner - stride - 1]
-            across = north_east == north_west and south_east == south_west
-            along = north_east == south_east and north_west == south_west
-            if across or along:
-                continue  # no crack, or one straight line between two instances
-            vertices += (
-                int(north_east != south_east)
-                + int(south_east != south_west)
-                + int(south_west != north_west)
-                + int(north_west != north_east)
-            )
-            # the topmost-leftmost corner of a shell, or of a hole
-            rings += int(north_east != south_east != south_west)
-            rings += int(north_east == south_west and north_east != south_east)
-    return vertices + rings, rings
+def _make_steps() -> NDArray[np.uint8]:
+    """The rule of the walk as a table: ``[cracks at the corner, heading]`` to turn and vertex.
+
+    An entry is the turn (0 straight on, 1 right, 3 left), plus VERTEX, plus COLLINEAR. It holds for a walk that comes
+    in over a crack, so entries without a crack behind are never read.
+    """
+    steps = np.zeros((16, 4), np.uint8)
+    for code in range(16):
+        joined = SADDLES.get(code, (False, False))
+        cracks = ALL_CRACKS if code in SADDLES else code
+        for heading in range(4):
+            ahead, right, _, left = (bool(cracks >> ((heading + turn) & 3) & 1) for turn in range(4))
+            left_ahead_is_ours = joined[heading & 1] if right else not ahead
+            if left_ahead_is_ours:
+                steps[code, heading] = 3 | VERTEX
+            elif right:
+                steps[code, heading] = 1 | VERTEX
+            elif left:
+                steps[code, heading] = VERTEX | COLLINEAR
+    return steps
 
 
-@numba.njit(cache=True, nogil=True)
+STEPS = _make_steps()
+
+
 def _trace(
-    labels: NDArray[np.int32], rim_corners: NDArray[np.int64], max_vertices: int, max_rings: int
+    labels: NDArray[np.int32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Walk all cracks that have a pixel of the chunk on their right hand.
 
-    Arcs come first, from the outline of the chunk. What they leave unwalked is closed: a scan in row-major order meets
-    each ring first at its topmost-leftmost crack, which runs east on a shell and west on a hole. So rings start at
-    their least vertex, shells come by first pixel, holes by first vertex, and a shell before its holes.
-
     Args:
         labels: int32 ``(height + 2, width + 2)``, the chunk's pixels and the ring around them.
-        rim_corners: all corners on the chunk's outline.
-        max_vertices: see :func:`_bounds`.
-        max_rings: see :func:`_bounds`.
 
     Returns:
         vertices as ``2 * corner + collinear``; offsets of arcs, then rings; their labels; and of the arcs the starts
         and ends as ``4 * corner + direction``.
     """
-    rows, stride = labels.shape
-    flat = labels.ravel()
-    pixel_marks = np.zeros((rows, stride), np.uint8)
-    pixel_marks[0], pixel_marks[-1], pixel_marks[:, 0], pixel_marks[:, -1] = OUTSIDE, OUTSIDE, OUTSIDE, OUTSIDE
-    marks = pixel_marks.ravel()
-    around = (-stride, 0, -1, -stride - 1)
+    corners, vertex_corners = _find_cracks(labels)
+    outline = _outline(*labels.shape)
+    corners.ravel()[outline] |= OUTLINE
+    corners[-1] &= STARTS - 1  # no ring of this chunk starts here: the pixel to the south-east is outside
+    corners[:, -1] &= STARTS - 1
+    starts = np.flatnonzero(corners >= STARTS)
+    # at most four walks pass a corner
+    vertices = np.empty(4 * vertex_corners + 2 * starts.size + 1, np.int64)
+    return _walk_all(labels, corners, outline, starts, vertices)
 
-    max_arcs = 4 * rim_corners.size
-    vertices = np.empty(max_vertices, np.int64)
-    offsets = np.zeros(max_arcs + max_rings + 1, np.int64)
-    label = np.empty(max_arcs + max_rings, np.int32)
-    start = np.empty(max_arcs, np.int64)
-    end = np.empty(max_arcs, np.int64)
+
+def _outline(rows: int, stride: int) -> NDArray[np.int64]:
+    """Every corner on the outline of the chunk, once, in ascending order."""
+    across, down = np.arange(1, stride), np.arange(1, rows) * stride
+    return np.unique(np.concatenate([stride + across, (rows - 1) * stride + across, down + 1, down + stride - 1]))
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_cracks(labels: NDArray[np.int32]) -> tuple[NDArray[np.uint8], int]:
+    """What the walk must know of every corner, in one byte, and the number of corners where it may leave a vertex.
+
+    Bit d of the byte: there is a crack in direction d. Codes with a single bit, which no corner has, say that all four
+    are there and which of the diagonal pixels belong to one instance: see SADDLES.
+    """
+    corners = np.zeros(labels.shape, np.uint8)
+    vertex_corners = 0
+    for row in range(1, labels.shape[0]):
+        for col in range(1, labels.shape[1]):  # without branches: this compiles to vector instructions
+            north_east, south_east = labels[row - 1, col], labels[row, col]
+            north_west, south_west = labels[row - 1, col - 1], labels[row, col - 1]
+            east, south = np.uint8(north_east != south_east), np.uint8(south_east != south_west)
+            west, north = np.uint8(south_west != north_west), np.uint8(north_west != north_east)
+            saddle = east & south & west & north
+            rising = saddle & np.uint8(north_east == south_west)
+            falling = saddle & np.uint8(north_west == south_east)
+            cracks = east | south << 1 | west << 2 | north << 3
+            code = cracks - 14 * rising - 13 * falling + 16 * (rising & falling)
+            corners[row, col] = code | STARTS * (east & south)
+            vertex_corners += int((east | west) & (south | north))
+    return corners, vertex_corners
+
+
+@numba.njit(cache=True, nogil=True)
+def _walk_all(
+    labels: NDArray[np.int32],
+    corner_bytes: NDArray[np.uint8],
+    outline: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    vertices: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Walk the arcs, then the rings.
+
+    Arcs start on the outline of the chunk. What they leave unwalked is closed: in row-major order each ring is met
+    first at its topmost-leftmost crack, which runs east on a shell and west on a hole. So rings start at their least
+    vertex, shells come by first pixel, holes by first vertex, and a shell before its holes.
+    """
+    stride = labels.shape[1]
+    flat, corners = labels.ravel(), corner_bytes.ravel()
+    max_arcs = 4 * outline.size
+    offsets = np.zeros(max_arcs + 2 * starts.size + 1, np.int64)
+    label = np.empty(max_arcs + 2 * starts.size, np.int32)
+    arc_start, arc_end = np.empty(max_arcs, np.int64), np.empty(max_arcs, np.int64)
     count = 0
     used = 0
-
-    for corner in rim_corners:
-        for heading in range(4):
-            if _enters(flat, marks, around, corner, heading):
-                start[count] = 4 * corner + heading
-                label[count] = flat[corner + around[(heading + 1) & 3]]
-                used, end[count] = _follow(flat, marks, around, corner, heading, vertices, used)
+    for corner in outline:
+        for incoming in range(4):
+            heading = _entry(flat, corners, labels.shape, corner, incoming)
+            if heading >= 0:
+                arc_start[count] = 4 * corner + heading
+                label[count] = flat[_right_ahead(corner, heading, stride)]
+                used, arc_end[count] = _follow(corners, labels.shape, corner, heading, vertices, used)
                 count += 1
                 offsets[count] = used
     arcs = count
-
-    for row in range(1, rows - 1):
-        for corner in range(row * stride + 1, (row + 1) * stride - 1):
-            north, south = flat[corner - stride], flat[corner]
-            if north == south:
-                continue
-            for ours, mark, heading in ((south, WALKED_EAST, EAST), (north, WALKED_WEST, SOUTH)):
-                if ours != 0 and not marks[corner] & mark and (heading == EAST or row > 1):
-                    label[count] = ours
-                    vertices[used] = 2 * corner
-                    used, _ = _follow(flat, marks, around, corner, heading, vertices, used + 1)
-                    count += 1
-                    offsets[count] = used
+    for corner in starts:
+        for pixel, mark, heading in ((corner, WALKED_EAST, EAST), (corner - stride, WALKED_WEST, SOUTH)):
+            if flat[pixel] and not corners[corner] & mark and pixel >= stride:
+                label[count] = flat[pixel]
+                vertices[used] = 2 * corner
+                used, _ = _follow(corners, labels.shape, corner, heading, vertices, used + 1)
+                count += 1
+                offsets[count] = used
     return (
         vertices[:used].copy(),
         offsets[: count + 1].copy(),
         label[:count].copy(),
-        start[:arcs].copy(),
-        end[:arcs].copy(),
+        arc_start[:arcs].copy(),
+        arc_end[:arcs].copy(),
     )
 
 
 @numba.njit(cache=True, nogil=True)
-def _enters(
-    labels: NDArray[np.int32],
-    marks: NDArray[np.uint8],
-    around: tuple[int, int, int, int],
-    corner: int,
-    heading: int,
-) -> bool:
-    """Whether an arc starts here: a crack of ours whose predecessor has its right-hand pixel outside the chunk."""
-    here = corner + around[(heading + 1) & 3]
-    ours = labels[here]
-    if ours == 0 or marks[here] & OUTSIDE or labels[corner + around[heading]] == ours:
-        return False
-    left_behind, right_behind = corner + around[(heading + 3) & 3], corner + around[(heading + 2) & 3]
-    if labels[left_behind] == ours:  # a left turn led here
-        return bool(marks[left_behind] & OUTSIDE)
-    if labels[right_behind] == ours:  # a straight stretch did
-        return bool(marks[right_behind] & OUTSIDE)
-    return False
+def _right_ahead(corner: int, heading: int, stride: int) -> int:
+    """The pixel on the right hand of the crack that leaves a corner."""
+    if heading < 2:
+        return corner - heading
+    return corner - stride - 3 + heading
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_outside(pixel: int, shape: tuple[int, int]) -> bool:
+    """Whether a pixel of the padded labels lies in the ring around the chunk."""
+    row, col = divmod(pixel, shape[1])
+    return row == 0 or col == 0 or row == shape[0] - 1 or col == shape[1] - 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _entry(
+    labels: NDArray[np.int32], corners: NDArray[np.uint8], shape: tuple[int, int], corner: int, incoming: int
+) -> int:
+    """Where a walk that comes to a corner from outside the chunk enters it: its new heading, or -1."""
+    right_behind = _right_ahead(corner, (incoming + 1) & 3, shape[1])
+    left_behind = _right_ahead(corner, (incoming + 2) & 3, shape[1])
+    is_boundary = labels[right_behind] != 0 and labels[right_behind] != labels[left_behind]
+    if not is_boundary or not _is_outside(right_behind, shape):
+        return -1
+    heading = (incoming + STEPS[corners[corner] & CODE, incoming]) & 3
+    return -1 if _is_outside(_right_ahead(corner, heading, shape[1]), shape) else heading
 
 
 @numba.njit(cache=True, nogil=True)
 def _follow(
-    labels: NDArray[np.int32],
-    marks: NDArray[np.uint8],
-    around: tuple[int, int, int, int],
+    corners: NDArray[np.uint8],
+    shape: tuple[int, int],
     corner: int,
     heading: int,
     vertices: NDArray[np.int64],
     used: int,
 ) -> tuple[int, int]:
-    """Follow cracks until they close or leave the chunk; the rule is in the module's docstring.
+    """Follow cracks until they close or leave the chunk, and mark them as walked.
 
     Returns:
         the number of vertices used, and the crack reached, as ``4 * corner + direction``.
     """
-    steps = (1, -around[0], -1, around[0])
-    ours = labels[corner + around[(heading + 1) & 3]]
-    left = labels[corner + around[heading]]
+    moves = (1, shape[1], -1, -shape[1])
+    marks = (WALKED_EAST, 0, WALKED_WEST, 0)
     first_corner, first_heading = corner, heading
     while True:
-        if heading == 0:
-            marks[corner] |= WALKED_EAST
-        elif heading == 2:
-            marks[corner - 1] |= WALKED_WEST
-        corner += steps[heading]
-        left_ahead = labels[corner + around[heading]]
-        right_ahead = labels[corner + around[(heading + 1) & 3]]
-        if left_ahead == ours:
-            vertices[used] = 2 * corner
-            used += 1
-            heading = (heading + 3) & 3
-        elif right_ahead != ours:
-            vertices[used] = 2 * corner
-            used += 1
-            heading = (heading + 1) & 3
-            left = right_ahead
-        elif left_ahead != left:
-            vertices[used] = 2 * corner + 1
-            used += 1
-            left = left_ahead
+        corners[corner - (heading == WEST)] |= marks[heading]
+        corner += moves[heading]
+        code = corners[corner]
+        step = STEPS[code & CODE, heading]
+        vertices[used] = 2 * corner + (step >= COLLINEAR)
+        used += (step & VERTEX) != 0
+        heading = (heading + step) & 3
         if corner == first_corner and heading == first_heading:
             break
-        if marks[corner + around[(heading + 1) & 3]] & OUTSIDE:
+        if code & OUTLINE and _is_outside(_right_ahead(corner, heading, shape[1]), shape):
             break
     return used, 4 * corner + heading
 
@@ -688,12 +714,18 @@ def _group_by_label(
 ) -> NDArray[np.uint8]:
     """Counting sort of the chunk's confidences by label; ``cursors`` says where each label begins, and is used up."""
     grouped = np.empty(total, np.uint8)
-    for row in range(confidence.shape[0]):
-        for col in range(confidence.shape[1]):
+    height, width = confidence.shape
+    for row in range(height):
+        col = 0
+        while col < width:
             label = labels[row + 1, col + 1]
-            if label:
-                grouped[cursors[label]] = confidence[row, col]
-                cursors[label] += 1
+            at = cursors[label]
+            since = col
+            while col < width and labels[row + 1, col + 1] == label:
+                if label:
+                    grouped[at + col - since] = confidence[row, col]
+                col += 1
+            cursors[label] = at + col - since
     return grouped
 
 
