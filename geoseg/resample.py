@@ -88,7 +88,7 @@ def linear_taps(start: int, stop: int, *, scale: float, size: int) -> Taps:
     centre = np.clip((np.arange(start, stop) + 0.5) * scale - 0.5, 0, size - 1)
     first = np.minimum(np.floor(centre), max(size - 2, 0)).astype(np.int64)
     share = centre - first
-    weight = np.stack([1.0 - share, share], axis=1)[:, : min(size, 2)]
+    weight = np.ascontiguousarray(np.stack([1.0 - share, share], axis=1)[:, : min(size, 2)])
     return Taps(first, np.full(len(first), min(size, 2), np.int64), weight)
 
 
@@ -108,10 +108,12 @@ def resample(
         least half of the weight is valid. A pixel without any valid one holds the mean of what lies there.
     """
     shape = len(rows.first), len(cols.first)
-    out = np.empty((pixels.shape[0], *shape), pixels.dtype)
+    # the kernel is compiled for two types only; a float32 holds 16 bits exactly
+    exact = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+    out = np.empty((pixels.shape[0], *shape), np.float64)
     out_valid = np.empty(shape, np.bool_)
     _kernel()(
-        np.ascontiguousarray(pixels),
+        np.ascontiguousarray(pixels, exact),
         np.ascontiguousarray(valid),
         rows.first - rows.start,
         rows.count,
@@ -119,11 +121,12 @@ def resample(
         cols.first - cols.start,
         cols.count,
         cols.weight,
-        np.issubdtype(pixels.dtype, np.integer),
         out,
         out_valid,
     )
-    return out, out_valid
+    if np.issubdtype(pixels.dtype, np.integer):
+        out = np.floor(out + 0.5, out=out)
+    return out.astype(pixels.dtype), out_valid
 
 
 @functools.cache
@@ -144,8 +147,7 @@ def _weighted_means(  # noqa: C901, PLR0913, PLR0917 - a kernel: plain arrays, p
     col_first: NDArray[np.int64],
     col_count: NDArray[np.int64],
     col_weight: NDArray[np.float64],
-    whole: bool,  # noqa: FBT001
-    out: NDArray[Any],
+    out: NDArray[np.float64],
     out_valid: NDArray[np.bool_],
 ) -> None:
     """Fill out and out_valid: down the columns into one line per output row, then along it.
@@ -196,5 +198,4 @@ def _weighted_means(  # noqa: C901, PLR0913, PLR0917 - a kernel: plain arrays, p
                 mean = 0.0
                 for b in range(col_count[j]):
                     mean += col_weight[j, b] * sums[col_first[j] + b]
-                mean /= good[j] if good[j] > 0.0 else total[j]
-                out[band, i, j] = np.floor(mean + 0.5) if whole else mean
+                out[band, i, j] = mean / (good[j] if good[j] > 0.0 else total[j])

@@ -55,9 +55,9 @@ class TestResample:
             assert out.ravel().tolist() == expected
             assert valid.tolist() == [[ok]]
 
-    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
     def test_extremes_stay_in_range(self, dtype):
-        top = 255 if dtype == "uint8" else 65535
+        top = 255 if dtype == "uint8" else np.finfo(np.float32).max
         pixels = np.full((1, 40, 40), top, dtype)
         taps = area_taps(0, 12, scale=40 / 12, size=40)
         assert (resample(pixels, np.ones((40, 40), bool), rows=taps, cols=taps)[0] == top).all()
