@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,17 @@ class TestOpen:
         scene = Scene.open(path.name)
         monkeypatch.chdir("/")
         assert (scene.read(scene.window, (1, 2, 3))[0] == pixels).all()
+
+    def test_gdals_virtual_files(self, write_raster, pixels, tmp_path):
+        with zipfile.ZipFile(tmp_path / "scene.zip", "w") as archive:
+            archive.write(write_raster(pixels, overviews=(2,)), "scene.tif")
+        for name in (f"/vsizip/{tmp_path}/scene.zip/scene.tif", f"zip://{tmp_path}/scene.zip!scene.tif"):
+            scene = Scene.open(name)
+            assert scene.path == name
+            assert (scene.read(scene.window, (1, 2, 3))[0] == pixels).all()
+            assert scene.at_gsd(1.0).read(Window(0, 0, 5, 6), (1,))[0].shape == (1, 6, 5)
+        with pytest.raises(SceneError, match="cannot be opened as a raster"):
+            Scene.open(f"/vsizip/{tmp_path}/scene.zip/other.tif")
 
     def test_reads_only_the_header(self, write_raster, pixels):
         path = write_raster(pixels)
