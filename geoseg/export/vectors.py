@@ -177,7 +177,12 @@ def to_lonlat(geometries: ArrayLike, crs: Any) -> NDArray[np.object_]:
         raise OutputError(f"a layer in {source.name} cannot be carried to longitude and latitude: {error}") from error
 
     def project(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+        lon, lat = transformer.transform(xy[:, 0], xy[:, 1])
+        if source.is_geographic:
+            # PROJ may bring longitudes beyond 180 degrees back by a turn, or may not; polygons must stay whole here.
+            given = np.degrees(xy[:, 0] * source.axis_info[0].unit_conversion_factor)
+            lon = lon + 360 * np.round((given - lon) / 360)
+        return np.column_stack([lon, lat])
 
     shapes = shapely.transform(shapes, project)
     if not np.isfinite(shapely.total_bounds(shapes)).all() or not np.isfinite(shapely.get_coordinates(shapes)).all():
@@ -341,10 +346,10 @@ def _write_with_gdal(path: Path, frames: Mapping[str, gpd.GeoDataFrame], *, driv
     for frame in frames.values():
         _crs(frame, path)
     with staged(path) as inside:
-        for number, (name, frame) in enumerate(frames.items()):
+        for name, frame in frames.items():
             kind = "Polygon" if frame.empty else None  # else as the geometries are
             try:
-                pyogrio.write_dataframe(frame, inside, layer=name, driver=driver, append=number > 0, geometry_type=kind)
+                pyogrio.write_dataframe(frame, inside, layer=name, driver=driver, geometry_type=kind)
             except (DataSourceError, DataLayerError, FeatureError) as error:
                 raise OutputError(f"cannot write {path}: {error}") from error
 
@@ -385,7 +390,14 @@ def write_geoparquet(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> N
     table = pa.table(arrays).replace_schema_metadata({"geo": json.dumps(geo, ensure_ascii=False)})
     with staged(Path(path)) as inside:
         try:
-            pq.write_table(table, inside, compression="zstd", row_group_size=_ROW_GROUP)
+            pq.write_table(
+                table,
+                inside,
+                compression="zstd",
+                row_group_size=_ROW_GROUP,
+                use_dictionary=[name for name, values in arrays.items() if _repeats(values.type)],
+                write_statistics=[*attributes, *(f"bbox.{corner}" for corner in corners)],
+            )
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
 
@@ -396,6 +408,11 @@ def _arrow(column: pd.Series) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def _repeats(kind: pa.DataType) -> bool:
+    """Tell whether a column of this type has few different values (geometries and measures do not)."""
+    return bool(pa.types.is_string(kind) or pa.types.is_timestamp(kind))
 
 
 def _crs(frame: gpd.GeoDataFrame, path: str | os.PathLike[str]) -> pyproj.CRS:

@@ -64,7 +64,10 @@ def test_is_a_strictly_valid_cog_with_the_same_pixels(tmp_path, rows, cols, resa
         assert raster.block_shapes == [(512, 512)]
         assert raster.compression.name == "deflate"
         assert bool(raster.overviews(1)) == (max(rows, cols) > 512)
-        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        structure = raster.tags(ns="IMAGE_STRUCTURE")
+        assert structure["LAYOUT"] == "COG"
+        # differences of neighbours say something of confidences, nothing of codes
+        assert structure.get("PREDICTOR") == ("2" if resampling == "average" else None)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mask.tif"]
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rasterio.features import shapes as gdal_shapes
 
 from geoseg.errors import OutputError, SettingsError
+from geoseg.export import vectors
 from geoseg.export.vectors import (
     FORMATS,
     LAYER_SCHEMA,
@@ -178,6 +179,15 @@ def test_geojson_agrees_with_gdal(tmp_path):
     pd.testing.assert_frame_equal(pd.DataFrame(ours[ATTRIBUTES]), pd.DataFrame(theirs[ATTRIBUTES]))
 
 
+def test_geojson_is_the_same_text_in_one_part_or_many(tmp_path, monkeypatch):
+    frame = layer(pixel_polygons())
+    write_geojson(tmp_path / "water.geojson", frame)
+    whole = (tmp_path / "water.geojson").read_bytes()
+    monkeypatch.setattr(vectors, "_ROW_GROUP", len(frame) // 3)
+    write_geojson(tmp_path / "water.geojson", frame)
+    assert (tmp_path / "water.geojson").read_bytes() == whole
+
+
 def test_geojson_without_features(tmp_path):
     write_geojson(tmp_path / "road.geojson", layer([]))
     assert check_rfc7946((tmp_path / "road.geojson").read_text(encoding="utf-8"))["features"] == []
@@ -189,6 +199,7 @@ def test_geojson_writes_every_kind_of_value(tmp_path):
     frame["note"] = ['a "quoted"\n\\ line', None, "道"]
     frame["free"] = [True, False, True]
     frame["stalls"] = pd.array([3, None, 5], dtype="Int32")
+    frame["width_m"] = [np.inf, 1e-7, 3.0]
     frame["seen"] = pd.to_datetime(["2024-01-02T03:04:05.678", None, "2024-01-02T00:00:00.000"])
     write_geojson(tmp_path / "parking.geojson", frame)
     features = check_rfc7946((tmp_path / "parking.geojson").read_text(encoding="utf-8"))["features"]
@@ -198,6 +209,7 @@ def test_geojson_writes_every_kind_of_value(tmp_path):
     assert [row["stalls"] for row in rows] == [3, None, 5]
     assert [row["seen"] for row in rows] == ["2024-01-02T03:04:05.678000Z", None, "2024-01-02T00:00:00Z"]
     assert [row["datetime"] for row in rows] == [None] * 3
+    assert [row["width_m"] for row in rows] == [None, Decimal("1e-7"), Decimal("3.0")]
     assert sorted(str(row["confidence"]) for row in rows) == ["0.0", "1.0", "None"]
 
 
@@ -269,11 +281,23 @@ def test_polygons_are_split_at_the_antimeridian(tmp_path, crs):
     assert areas.to_numpy() == pytest.approx([across.area, beside.area], rel=1e-3)
 
 
-def test_longitudes_beyond_180_come_back_into_range():
-    across, beyond = shapely.box(179, 1, 181, 2), shapely.box(200, -1, 201, 1)
-    split, moved = to_lonlat([across, beyond], "EPSG:4326")
-    assert shapely.equals(split, shapely.union(shapely.box(179, 1, 180, 2), shapely.box(-180, 1, -179, 2)))
-    assert shapely.equals(moved, shapely.box(-160, -1, -159, 1))
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4269", "EPSG:4267", "EPSG:4807"])
+def test_longitudes_beyond_180_come_back_into_range(crs):
+    # NAD27 goes through a datum shift that wraps longitudes; the last one counts grads from Paris
+    turn = 400 if crs == "EPSG:4807" else 360
+    across, beyond = shapely.box(turn / 2 - 5, 1, turn / 2 + 5, 2), shapely.box(turn - 160, -1, turn - 159, 1)
+    split, moved = to_lonlat([across, beyond], crs)
+    assert split.geom_type == "MultiPolygon"
+    assert split.bounds[::2] == (-180, 180)
+    assert split.area == pytest.approx(across.area * (360 / turn) ** 2, rel=1e-3)
+    assert moved.geom_type == "Polygon"
+    assert moved.area == pytest.approx(beyond.area * (360 / turn) ** 2, rel=1e-3)
+    if crs == "EPSG:4326":
+        assert shapely.equals(split, shapely.union(shapely.box(175, 1, 180, 2), shapely.box(-180, 1, -175, 2)))
+        assert shapely.equals(moved, shapely.box(-160, -1, -159, 1))
+
+
+def test_a_polygon_around_the_world_stays_as_it_is():
     world = shapely.box(-180, -90, 180, 90)
     assert shapely.equals(to_lonlat([world], "EPSG:4326")[0], world)
 
@@ -321,7 +345,9 @@ def test_geoparquet_says_what_it_holds(tmp_path):
     assert column["covering"]["bbox"]["xmax"] == ["bbox", "xmax"]
     assert file.schema_arrow.names == [*LAYER_SCHEMA, "bbox"]
     group = file.metadata.row_group(0)
-    assert {group.column(index).compression for index in range(group.num_columns)} == {"ZSTD"}
+    chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+    assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
+    assert chunks["bbox.xmin"].statistics.min == pytest.approx(column["bbox"][0])
 
     table = file.read()
     stored = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
@@ -358,6 +384,14 @@ def test_geoparquet_rows_follow_a_hilbert_curve_ties_by_id(tmp_path):
     assert (steps[0::2] == 0).all()  # equal places side by side
     assert steps[1::2].mean() < 1.2  # and a Hilbert curve goes from cell to neighbour
     assert (back["id"].to_numpy()[0::2] < back["id"].to_numpy()[1::2]).all()
+
+
+def test_geoparquet_does_not_depend_on_the_order_of_the_rows(tmp_path):
+    cells = [shapely.box(x // 8, 0, x // 8 + 1, 1) for x in range(64)]
+    frame = layer(cells)
+    write_geoparquet(tmp_path / "sorted.parquet", frame)
+    write_geoparquet(tmp_path / "shuffled.parquet", frame.sample(frac=1, random_state=0))
+    assert (tmp_path / "sorted.parquet").read_bytes() == (tmp_path / "shuffled.parquet").read_bytes()
 
 
 def test_geoparquet_without_features(tmp_path):
