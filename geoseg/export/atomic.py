@@ -31,7 +31,7 @@ def staged(path: Path) -> Iterator[Path]:
         A path with the same file name in the staging folder.
 
     Raises:
-        OutputError: there is no such folder, or it cannot be written to.
+        OutputError: there is no such folder, or the file cannot be put there.
     """
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}; create it first")
@@ -42,10 +42,13 @@ def staged(path: Path) -> Iterator[Path]:
     with folder as name:
         inside = Path(name) / path.name
         yield inside
-        for side in sorted(inside.parent.glob("*")):
-            if side != inside:
-                side.replace(path.parent / side.name)
-        inside.replace(path)
+        try:
+            for side in sorted(inside.parent.glob("*")):
+                if side != inside:
+                    side.replace(path.parent / side.name)
+            inside.replace(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; is it a folder, or open elsewhere?") from error
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

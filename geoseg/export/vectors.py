@@ -257,7 +257,7 @@ def write_geojson(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> None
 
     Every feature has its id twice, as the feature's `id` and as a property, because many readers show only
     the properties. The collection has one further member, `name`, the file's name without its suffix. The
-    text is made here and not by GDAL, whose driver takes seven times as long and may turn a slender polygon
+    text is made here and not by GDAL, whose driver takes several times as long and may turn a slender polygon
     into a line.
 
     Raises:

@@ -39,6 +39,23 @@ def test_missing_folder_is_named(tmp_path):
         pass
 
 
+def test_target_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "mask.tif").mkdir()
+
+    def write():
+        with staged(tmp_path / "mask.tif") as inside:
+            inside.write_text("pixels")
+
+    with pytest.raises(OutputError, match=r"cannot write .*mask\.tif: .*; is it a folder, or open elsewhere\?"):
+        write()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mask.tif"]
+
+
+def test_nothing_written_is_an_error(tmp_path):
+    with pytest.raises(OutputError), staged(tmp_path / "mask.tif"):
+        pass
+
+
 def test_leftovers_of_a_killed_process_go_and_other_folders_stay(tmp_path):
     context = staged(tmp_path / "mask.tif")
     inside = context.__enter__()
@@ -46,5 +63,5 @@ def test_leftovers_of_a_killed_process_go_and_other_folders_stay(tmp_path):
     (tmp_path / ".geoseg").mkdir()
     assert remove_leftovers(tmp_path) == [inside.parent]
     assert [entry.name for entry in tmp_path.iterdir()] == [".geoseg"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError):
         context.__exit__(None, None, None)
