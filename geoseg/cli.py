@@ -81,7 +81,7 @@ _scene_options = _options(
         "--classes",
         type=_Names(),
         metavar="NAME,...",
-        help="Layers wanted. [default: all that the model has]",
+        help="Layers wanted; the mask always holds all classes. [default: all]",
     ),
     click.option(
         "--bands",

@@ -140,7 +140,7 @@ def describe_plan(plan: Plan, *, workers: int, seconds_per_tile: float) -> None:
         ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),
         (
             "time",
-            f"about {_duration(plan.tiles * seconds_per_tile / min(workers, plan.tiles))} to predict, timed on one tile here",
+            f"about {_duration(plan.tiles * seconds_per_tile / min(workers, plan.tiles))} to predict, by one tile",
         ),
         *(("note", note) for note in plan.notes),
     ]

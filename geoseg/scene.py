@@ -314,8 +314,8 @@ class Scene:
     def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the pixels of a window and which of them carry data.
 
-        Outside the raster the pixels are mirrored about its edge pixels (numpy's "reflect"); they are not valid.
-        Nor is a pixel where every selected band that has a nodata value holds it, where a mask or an alpha
+        Outside the raster pixels and validity are mirrored about its edge pixels (numpy's "reflect"). A pixel is
+        not valid where every selected band that has a nodata value holds it, where a mask or an alpha
         band is 0, or where a band is not finite (NaN; such values are returned as 0). An alpha band that is
         itself selected is data like any other.
 
@@ -346,12 +346,8 @@ class Scene:
         top, left = int(rows.min()), int(cols.min())
         found = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         pixels, valid = self._read_grid(found, indexes)
-        inside = np.zeros((window.height, window.width), np.bool_)
-        true = wanted.intersection(whole)
-        if true is not None:
-            inside[true.slices(wanted)] = True
         around = np.ix_(rows - top, cols - left)
-        return pixels[:, around[0], around[1]], valid[around] & inside
+        return pixels[:, around[0], around[1]], valid[around]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of what the scene is: the grid, CRS, bands and dtype; a local file's size and time.

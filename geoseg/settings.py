@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from geoseg.errors import SettingsError
 
@@ -40,10 +40,6 @@ class VectorSettings:
             _require_not_negative("simplify", self.simplify_m, "metres")
         if not self.formats:
             raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide the layers' content, as plain JSON values."""
-        return asdict(self) | {"formats": sorted(self.formats)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -351,8 +351,7 @@ class TestEdges:
         padded = np.pad(pixels, ((0, 0), (60, 60), (60, 60)), mode="reflect")
         rows, cols = window.shift(60, 60).slices()
         assert (found == padded[:, rows, cols]).all()
-        inside = np.pad(np.ones((90, 70), bool), 60)
-        assert (valid == inside[rows, cols]).all()
+        assert valid.all()
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (2, 1), (2, 3), (3, 2)])
     def test_mirrors_again_and_again_in_a_tiny_scene(self, write_raster, rng, shape):
@@ -360,13 +359,12 @@ class TestEdges:
         found, valid = Scene.open(write_raster(tiny)).read(Window(-40, -40, 100, 100), (1, 2))
         after = 60 - shape[0], 60 - shape[1]
         assert (found == np.pad(tiny, ((0, 0), (40, after[0]), (40, after[1])), mode="reflect")).all()
-        assert valid.sum() == tiny[0].size
-        assert valid[40 : 40 + shape[0], 40 : 40 + shape[1]].all()
+        assert valid.all()
 
     @pytest.mark.parametrize("window", [Window(-1000, -700, 30, 20), Window(500, 10, 8, 8), Window(0, 10**9, 7, 3)])
     def test_far_outside(self, write_raster, pixels, window):
         found, valid = Scene.open(write_raster(pixels)).read(window, (2,))
-        assert not valid.any()
+        assert valid.all()
         rows, cols = (
             [abs((i + n - 1) % (2 * n - 2) - (n - 1)) for i in range(start, stop)]  # a triangle wave
             for start, stop, n in (
@@ -380,12 +378,11 @@ class TestEdges:
         found, valid = Scene.open(write_raster(pixels)).read(Window(3, 3, 0, 4), (1, 2))
         assert (found.shape, found.dtype, valid.shape) == ((2, 4, 0), np.uint8, (4, 0))
 
-    def test_invalid_pixels_stay_invalid_and_mirrors_are_never_valid(self, write_raster, pixels):
+    def test_validity_is_mirrored_with_the_pixels(self, write_raster, pixels):
         pixels[:, 1, 1] = 0
         valid = Scene.open(write_raster(pixels, nodata=0)).read(Window(-2, -2, 6, 6), (1, 2, 3))[1]
-        expected = np.zeros((6, 6), bool)
-        expected[2:, 2:] = True
-        expected[3, 3] = False
+        expected = np.ones((6, 6), bool)
+        expected[np.ix_([1, 3], [1, 3])] = False
         assert (valid == expected).all()
 
     def test_one_small_read_for_a_window_at_the_edge(self, write_raster, pixels, monkeypatch):

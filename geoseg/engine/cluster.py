@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from geoseg.errors import SettingsError
@@ -47,12 +48,29 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
                 "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
             ) from None
         with client:
+            _require_geoseg(client, scheduler)
             yield client
         return
     count = max(workers or fitting_workers(), gpus)
     with _local_cluster(count, gpus) as cluster, Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
         yield client
+
+
+def _require_geoseg(client: Any, scheduler: str) -> None:
+    """Refuses workers without this geoseg: a kernel that cannot be imported kills the worker that receives it."""
+    here = version("geoseg")
+    try:
+        there = client.run(version, "geoseg")
+    except PackageNotFoundError:
+        raise SettingsError(f"a Dask worker at {scheduler} has no geoseg; install geoseg {here} there") from None
+    if not there:
+        raise SettingsError(
+            f"the Dask scheduler at {scheduler} has no workers; start some with `dask worker {scheduler}`"
+        )
+    other = sorted(set(there.values()) - {here})
+    if other:
+        raise SettingsError(f"Dask workers at {scheduler} have geoseg {', '.join(other)}; this is geoseg {here}")
 
 
 def _local_cluster(workers: int, gpus: int) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -17,6 +19,8 @@ Result = TypeVar("Result")
 
 _RETRIES = 2
 _IN_FLIGHT_PER_WORKER = 3
+_LOOK_AROUND_S = 5.0
+_GIVE_UP_S = 30.0
 
 
 class Executor(Protocol):
@@ -115,13 +119,12 @@ class DaskExecutor:
     ) -> None:
         """See :meth:`Executor.run`."""
         from dask.base import tokenize
-        from distributed import as_completed
 
         waiting = iter(items)
         submitted: dict[Any, Item] = {}
         failures: list[BaseException] = []
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         prefix = f"geoseg-{stage}-{tokenize(kernel.__qualname__, job)[:8]}"
-        done: Any = as_completed()  # type: ignore[no-untyped-call]
 
         def submit_next() -> None:
             for item in waiting:
@@ -134,24 +137,46 @@ class DaskExecutor:
                     retries=_RETRIES,
                     resources={"GPU": 1} if needs_gpu else None,
                 )
-                submitted[future.key] = item
-                done.add(future)
+                submitted[future] = item
+                future.add_done_callback(done.put)
                 return
 
         for _ in range(self._in_flight):
             submit_next()
-        for future in done:
-            item = submitted[future.key]
+        finished = 0
+        while finished < len(submitted):
+            future = self._next(done, stage)
+            finished += 1
+            item = submitted[future]
             error = future.exception() if future.status != "finished" else None
             if isinstance(error, InputError):
-                self._client.cancel(list(done.futures))
+                self._client.cancel(list(submitted))
                 raise error
             if error is not None:
                 failures.append(error)
             else:
                 on_result(item, future.result())
+            future.release()
             submit_next()
         _raise_if_failed(stage, failures, len(submitted))
+
+    def _next(self, done: queue.SimpleQueue[Any], stage: str) -> Any:
+        """Waits for a future; gives up when the cluster has had no worker for a while, instead of waiting for ever."""
+        alone_since: float | None = None
+        while True:
+            try:
+                return done.get(timeout=_LOOK_AROUND_S)
+            except queue.Empty:
+                if self._client.scheduler_info(n_workers=1)["workers"]:
+                    alone_since = None
+                    continue
+            now = time.monotonic()
+            alone_since = alone_since or now
+            if now - alone_since >= _GIVE_UP_S:
+                raise ChunkError(
+                    f"all Dask workers are gone in stage {stage}; see their logs for the reason (often memory); "
+                    "the finished chunks are kept, run the same command again to resume"
+                )
 
 
 def _has_dashboard() -> bool:

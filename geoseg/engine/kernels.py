@@ -35,7 +35,6 @@ class PredictJob:
         bands: 1-based indexes, in the card's order.
         scale: see ``stages.predict.to_uint8``.
         model: the card's path.
-        codes: mask codes that are kept; others become background.
         lattice: of the run.
         device: resolved.
         precision: resolved.
@@ -47,7 +46,6 @@ class PredictJob:
     bands: tuple[int, ...]
     scale: tuple[float, float] | None
     model: Path
-    codes: tuple[int, ...]
     lattice: Lattice
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
@@ -86,7 +84,6 @@ def predict(job: PredictJob, chunk: Chunk) -> int:
         if inside is not None:
             outside[inside.slices(chunk.window)] = False
         mask[outside] = confidence[outside] = NODATA
-    mask[~np.isin(mask, (*job.codes, NODATA))] = 0
     job.store.write(chunk, mask, confidence)
     return int(np.count_nonzero(mask != NODATA))
 

@@ -20,6 +20,7 @@ from geoseg.settings import RunSettings
 __all__ = ["Plan", "make_plan", "seconds_per_tile"]
 
 _GSD_SLACK = 1.05
+_SQUARE_SLACK = 0.01
 _COARSEST_UPSAMPLING = 2.0
 _BYTES_PER_TILE_PIXEL = {"fp32": 1100, "bf16": 650}
 _WORKER_BASE_BYTES = 700 * 1024**2
@@ -198,12 +199,17 @@ def _at_model_gsd(scene: Scene, card: Card) -> tuple[Scene, list[str]]:
             f"upsampling more than {_COARSEST_UPSAMPLING:g}x shows nothing new: give a finer scene or another --model"
         )
     if finest / _GSD_SLACK <= gsd <= coarsest * _GSD_SLACK:
-        return scene, []
+        width_m, height_m = scene.pixel_m
+        if abs(width_m / height_m - 1) <= _SQUARE_SLACK:
+            return scene, []
+        note = f"the scene's pixels are {width_m:.3g} x {height_m:.3g} m: read and mapped as squares of {gsd:.3g} m"
+        return scene.at_gsd(gsd), [note]
     target = finest if gsd < finest else coarsest
-    return scene.at_gsd(target), [
+    note = (
         f"the scene's GSD of {gsd:.3g} m is outside the model's {finest:g}-{coarsest:g} m: "
         f"read and mapped at {target:g} m"
-    ]
+    )
+    return scene.at_gsd(target), [note]
 
 
 def _snap(window: Window, core: int, scene: Scene) -> Window:

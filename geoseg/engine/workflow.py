@@ -102,7 +102,6 @@ def run(
             bands=plan.bands,
             scale=settings.scale,
             model=plan.card.path,
-            codes=tuple(plan.codes.values()),
             lattice=lattice,
             device=plan.device,
             precision=plan.precision,
@@ -344,13 +343,13 @@ def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
     }
     place = {"transform": plan.grid.transform, "crs": plan.grid.crs, "nodata": NODATA}
     mask, confidence = directory / "mask.tif", directory / "confidence.tif"
-    colours = {entry.code: (*entry.colour, 255) for entry in plan.card.classes if entry.name in plan.codes}
+    colours = {entry.code: (*entry.colour, 255) for entry in plan.card.classes}
     write_cog(
         mask,
         store.array("mask"),
         **place,
         colours={0: (0, 0, 0, 0)} | colours,
-        categories={0: "background"} | {code: name for name, code in plan.codes.items()},
+        categories={0: "background"} | {entry.code: entry.name for entry in plan.card.classes},
         overview_resampling="mode",
         description="class",
         tags=tags,

@@ -63,7 +63,7 @@ LAYER_SCHEMA: Final[Mapping[str, Column]] = {
     "confidence": Column("float64", "mean confidence of the polygon's pixels, 0-1, to 0.0001; null if unknown"),
     "confidence_p10": Column("float64", "confidence that 90 % of the pixels reach, 0-1, to 0.0001; null if unknown"),
     "datetime": Column("datetime64[ms, UTC]", "when the scene was taken; null if unknown"),
-    "model": Column("str", "the model that found the polygon, with its version"),
+    "model": Column("str", "the model that found the polygon; null if unknown"),
     "geometry": Column("geometry", "polygon in the scene's CRS, exterior ring counter-clockwise"),
 }
 
@@ -86,7 +86,7 @@ def make_layer(  # noqa: PLR0913
     confidence: ArrayLike,
     confidence_p10: ArrayLike,
     datetime: str | dt.datetime | None,
-    model: str,
+    model: str | None,
     crs: Any,
 ) -> gpd.GeoDataFrame:
     """Make a layer: columns as in `LAYER_SCHEMA`, sorted by id, attributes rounded, exteriors counter-clockwise.
@@ -100,7 +100,7 @@ def make_layer(  # noqa: PLR0913
         confidence: (n,) 0-1, NaN where unknown.
         confidence_p10: (n,) 0-1, NaN where unknown.
         datetime: when the scene was taken, ISO 8601; without an offset it is taken as UTC.
-        model: name and version of the model.
+        model: name of the model; None where the mask came from elsewhere.
         crs: anything that `pyproj.CRS.from_user_input` takes.
 
     Returns:

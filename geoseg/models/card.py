@@ -57,6 +57,7 @@ class Card:
         weights: file name of the safetensors beside the card.
         training_data: (name, licence, source) of each set.
         held_out: one row of figures per class and test set.
+        datetime: when the weights were trained, RFC 3339.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Card:
     weights: str
     training_data: tuple[dict[str, str], ...]
     held_out: tuple[dict[str, Any], ...]
+    datetime: str
 
     @classmethod
     def read(cls, path: Path) -> Card:
@@ -134,7 +136,95 @@ class Card:
             weights=item["assets"]["weights"]["href"],
             training_data=tuple(properties["geoseg:training_data"]),
             held_out=tuple(properties["geoseg:held_out"]),
+            datetime=properties["datetime"],
         )
+
+    def to_item(self) -> dict[str, Any]:
+        """The card as a STAC Item with the MLM extension; :meth:`read` is the way back."""
+        shape = [-1, len(self.bands), self.tile, self.tile]
+        scaling = [
+            {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(self.mean, self.std, strict=True)
+        ]
+        classes = [{"value": 0, "name": "background", "description": "none of the classes", "color_hint": "000000"}]
+        classes += [
+            {
+                "value": entry.code,
+                "name": entry.name,
+                "description": entry.name,
+                "color_hint": bytes(entry.colour).hex().upper(),
+            }
+            for entry in self.classes
+        ]
+        return {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "stac_extensions": [
+                "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
+                "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+                "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+            ],
+            "id": f"geoseg-{self.name}",
+            "geometry": None,
+            "links": [],
+            "properties": {
+                "title": self.title,
+                "version": self.version,
+                "license": self.licence,
+                "datetime": self.datetime,
+                "mlm:name": self.name,
+                "mlm:architecture": self.architecture,
+                "mlm:tasks": ["semantic-segmentation"],
+                "mlm:framework": "pytorch",
+                "mlm:total_parameters": self.parameters,
+                "mlm:pretrained": True,
+                "mlm:pretrained_source": "ImageNet",
+                "mlm:batch_size_suggestion": 1,
+                "mlm:accelerator": "cuda",
+                "mlm:accelerator_constrained": False,
+                "mlm:input": [
+                    {
+                        "name": "tile",
+                        "bands": [{"name": name} for name in self.bands],
+                        "input": {
+                            "shape": shape,
+                            "dim_order": ["batch", "bands", "height", "width"],
+                            "data_type": "uint8",
+                        },
+                        "value_scaling": scaling,
+                        "resize_type": None,
+                    }
+                ],
+                "mlm:output": [
+                    {
+                        "name": "logits",
+                        "tasks": ["semantic-segmentation"],
+                        "result": {
+                            "shape": [-1, len(self.classes), self.tile, self.tile],
+                            "dim_order": ["batch", "class", "height", "width"],
+                            "data_type": "float32",
+                        },
+                        "classification:classes": classes,
+                        "post_processing_function": None,
+                    }
+                ],
+                "geoseg:gsd_range_m": list(self.gsd_range_m),
+                "geoseg:halo": self.halo,
+                "geoseg:stride": self.stride,
+                "geoseg:training_data": list(self.training_data),
+                "geoseg:held_out": list(self.held_out),
+            },
+            "assets": {
+                "weights": {
+                    "href": self.weights,
+                    "type": "application/octet-stream",
+                    "title": "weights, float16 safetensors",
+                    "roles": ["mlm:model", "mlm:weights"],
+                    "mlm:artifact_type": "safetensors",
+                    "file:size": self.weights_path.stat().st_size,
+                    "file:checksum": f"1220{self.weights_sha256}",
+                }
+            },
+        }
 
     @property
     def weights_path(self) -> Path:

@@ -28,8 +28,8 @@ class RaggedPolygons(Protocol):
         """(vertices, 2) of (col, row)."""
 
     @property
-    def collinear(self) -> NDArray[np.bool_]:
-        """Junctions on straight stretches."""
+    def junction(self) -> NDArray[np.uint8]:
+        """Kind of junction at each vertex; 2 on a straight stretch."""
 
     @property
     def ring_offsets(self) -> NDArray[np.int64]:
@@ -55,7 +55,7 @@ def to_geometries(polygons: RaggedPolygons, transform: Affine, *, keep_junctions
     """
     coords, offsets = polygons.coords, polygons.ring_offsets
     if not keep_junctions:
-        kept = ~polygons.collinear
+        kept = polygons.junction != 2
         coords = coords[kept]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[offsets]
     cols, rows = coords[:, 0], coords[:, 1]

@@ -18,8 +18,8 @@ that every ring is simple and every polygon valid as it is. These are the polygo
 (``GDALPolygonize``), to the last bit.
 
 **Junctions.** Where a boundary runs straight on but the instance on its left hand changes, neighbouring polygons have a
-corner. Such vertices are kept and flagged ``collinear``: with them the polygons are a valid coverage, in which shared
-edges can be simplified together; without them they are GDAL's.
+corner. Such vertices are kept and flagged: with them the polygons are a valid coverage, in which shared edges can be
+simplified together; without them they are GDAL's.
 
 **Chunks.** A chunk is traced with the ids of the one-pixel ring around it. Boundaries of instances that end inside are
 closed and finished on the spot. The others leave the chunk as *arcs*, each with the key of its first crack and of the
@@ -58,7 +58,7 @@ ALL_CRACKS = 15
 SADDLES = {1: (True, False), 2: (False, True), 4: (True, True)}
 
 # What a step of the walk says besides its turn.
-VERTEX, COLLINEAR = 4, 8
+VERTEX = 4
 
 
 class ChunkBorder(Protocol):
@@ -102,7 +102,8 @@ class Polygons(_Columns):
 
     Attributes:
         coords: int32 ``(vertices, 2)``, (col, row) of pixel corners in the scene.
-        collinear: bool ``(vertices,)``, a junction on a straight stretch of boundary, needed for a valid coverage only.
+        junction: uint8 ``(vertices,)``: 1 where three or four cracks meet, so that other boundaries end here; 2 where
+            they do on a straight stretch of this one, and the vertex is needed for a valid coverage only; else 0.
         ring_offsets: int64 ``(rings + 1,)``.
         polygon_offsets: int64 ``(polygons + 1,)``.
         id: int64, flat index of the instance's first pixel in the scene, plus one.
@@ -114,7 +115,7 @@ class Polygons(_Columns):
     """
 
     coords: NDArray[np.int32]
-    collinear: NDArray[np.bool_]
+    junction: NDArray[np.uint8]
     ring_offsets: NDArray[np.int64]
     polygon_offsets: NDArray[np.int64]
     id: NDArray[np.int64]
@@ -131,10 +132,10 @@ class Polygons(_Columns):
         """The polygons at ``indices`` (or where a boolean mask is true), in that order."""
         chosen = np.arange(len(self))[indices]
         rings, polygon_offsets = _take_ragged(self.polygon_offsets, chosen)
-        coords, collinear, ring_offsets = _take_curves(self.coords, self.collinear, self.ring_offsets, rings)
+        coords, junction, ring_offsets = _take_curves(self.coords, self.junction, self.ring_offsets, rings)
         return Polygons(
             coords=coords,
-            collinear=collinear,
+            junction=junction,
             ring_offsets=ring_offsets,
             polygon_offsets=polygon_offsets,
             **{name: getattr(self, name)[chosen] for name in _ATTRIBUTES},
@@ -146,7 +147,7 @@ _ATTRIBUTES = ("id", "code", "area_px", "confidence", "confidence_p10", "edge")
 
 _NO_POLYGONS = Polygons(
     coords=np.zeros((0, 2), np.int32),
-    collinear=np.zeros(0, np.bool_),
+    junction=np.zeros(0, np.uint8),
     ring_offsets=np.zeros(1, np.int64),
     polygon_offsets=np.zeros(1, np.int64),
     id=np.zeros(0, np.int64),
@@ -163,7 +164,7 @@ class Curves(_Columns):
     """Ragged curves: arcs, or closed rings, in the conventions of :class:`Polygons`; ``id`` is the instance's."""
 
     coords: NDArray[np.int32]
-    collinear: NDArray[np.bool_]
+    junction: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     id: NDArray[np.int64]
 
@@ -306,7 +307,7 @@ def trace_chunk(
     _check_chunk(mask, confidence, border, window)
     labels, ids, is_open = _label_globally(mask, border)
     vertices, offsets, label, start, end = _trace(labels)
-    coords, collinear = _decode(vertices, labels.shape[1], window.row_off - 1, window.col_off - 1)
+    coords, junction = _decode(vertices, labels.shape[1], window.row_off - 1, window.col_off - 1)
     arcs, rings = np.split(np.arange(label.size), [start.size])
 
     # an instance of this chunk alone is named by its shell: the first of its rings met, which starts at its first pixel
@@ -324,7 +325,7 @@ def trace_chunk(
     def curves(chosen: NDArray[np.int64]) -> Curves:
         """The chosen arcs or rings under their global ids, sorted by those."""
         chosen = chosen[np.argsort(ids[label[chosen]], kind="stable")]
-        return Curves(*_take_curves(coords, collinear, offsets, chosen), id=ids[label[chosen]])
+        return Curves(*_take_curves(coords, junction, offsets, chosen), id=ids[label[chosen]])
 
     closed = closed[np.argsort(ids[closed])]
     shared = np.flatnonzero(is_open)
@@ -335,7 +336,7 @@ def trace_chunk(
     return Fragment(
         closed=Polygons(
             coords=finished.coords,
-            collinear=finished.collinear,
+            junction=finished.junction,
             ring_offsets=finished.offsets,
             polygon_offsets=_run_offsets(finished.id),
             id=ids[closed],
@@ -373,11 +374,11 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
     rings = _concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
     # the first vertex of a shell is the least of all its polygon's: sorting by it puts shells first
     order = np.lexsort((*rings.coords[rings.offsets[:-1]].T, rings.id))
-    coords, collinear, ring_offsets = _take_curves(rings.coords, rings.collinear, rings.offsets, order)
+    coords, junction, ring_offsets = _take_curves(rings.coords, rings.junction, rings.offsets, order)
     instances, confidence, confidence_p10 = _add_up(parts)
     joined = Polygons(
         coords=coords,
-        collinear=collinear,
+        junction=junction,
         ring_offsets=ring_offsets,
         polygon_offsets=_run_offsets(rings.id[order]),
         id=instances.id,
@@ -466,8 +467,8 @@ def _on_scene_edge(
 def _make_steps() -> NDArray[np.uint8]:
     """The rule of the walk as a table: ``[cracks at the corner, heading]`` to turn and vertex.
 
-    An entry is the turn (0 straight on, 1 right, 3 left), plus VERTEX, plus COLLINEAR. It holds for a walk that comes
-    in over a crack, so entries without a crack behind are never read.
+    An entry is the turn (0 straight on, 1 right, 3 left), plus VERTEX, plus its kind of junction times 8. It holds for
+    a walk that comes in over a crack, so entries without a crack behind are never read.
     """
     steps = np.zeros((16, 4), np.uint8)
     for code in range(16):
@@ -476,12 +477,12 @@ def _make_steps() -> NDArray[np.uint8]:
         for heading in range(4):
             ahead, right, _, left = (bool(cracks >> ((heading + turn) & 3) & 1) for turn in range(4))
             left_ahead_is_ours = joined[heading & 1] if right else not ahead
-            if left_ahead_is_ours:
-                steps[code, heading] = 3 | VERTEX
-            elif right:
-                steps[code, heading] = 1 | VERTEX
+            turn = 3 if left_ahead_is_ours else int(right)
+            is_junction = cracks.bit_count() > 2
+            if turn:
+                steps[code, heading] = turn | VERTEX | is_junction * 8
             elif left:
-                steps[code, heading] = VERTEX | COLLINEAR
+                steps[code, heading] = VERTEX | 2 * 8
     return steps
 
 
@@ -497,7 +498,7 @@ def _trace(
         labels: int32 ``(height + 2, width + 2)``, the chunk's pixels and the ring around them.
 
     Returns:
-        vertices as ``2 * corner + collinear``; offsets of arcs, then rings; their labels; and of the arcs the starts
+        vertices as ``4 * corner + junction``; offsets of arcs, then rings; their labels; and of the arcs the starts
         and ends as ``4 * corner + direction``.
     """
     corners, vertex_corners = _find_cracks(labels)
@@ -578,8 +579,9 @@ def _walk_all(
         for pixel, mark, heading in ((corner, WALKED_EAST, EAST), (corner - stride, WALKED_WEST, SOUTH)):
             if flat[pixel] and not corners[corner] & mark and pixel >= stride:
                 label[count] = flat[pixel]
-                vertices[used] = 2 * corner
+                first = used
                 used, _ = _follow(corners, labels.shape, corner, heading, vertices, used + 1)
+                vertices[first] = vertices[used - 1]  # it ends where it began
                 count += 1
                 offsets[count] = used
     return (
@@ -642,7 +644,7 @@ def _follow(
         corner += moves[heading]
         code = corners[corner]
         step = STEPS[code & CODE, heading]
-        vertices[used] = 2 * corner + (step >= COLLINEAR)
+        vertices[used] = 4 * corner + (step >> 3)
         used += (step & VERTEX) != 0
         heading = (heading + step) & 3
         if corner == first_corner and heading == first_heading:
@@ -655,17 +657,17 @@ def _follow(
 @numba.njit(cache=True, nogil=True)
 def _decode(
     vertices: NDArray[np.int64], stride: int, row_off: int, col_off: int
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Vertices of :func:`_trace` as (col, row) in the scene, and whether they are collinear."""
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Vertices of :func:`_trace` as (col, row) in the scene, and their kinds of junction."""
     coords = np.empty((vertices.size, 2), np.int32)
-    collinear = np.empty(vertices.size, np.bool_)
+    junction = np.empty(vertices.size, np.uint8)
     for vertex in range(vertices.size):
-        corner = vertices[vertex] >> 1
+        corner = vertices[vertex] >> 2
         row = corner // stride
         coords[vertex, 0] = corner - row * stride + col_off
         coords[vertex, 1] = row + row_off
-        collinear[vertex] = vertices[vertex] & 1
-    return coords, collinear
+        junction[vertex] = vertices[vertex] & 3
+    return coords, junction
 
 
 def _scene_keys(
@@ -771,8 +773,8 @@ def _join_arcs(fragments: list[Fragment]) -> Curves:
         raise InputError("arcs do not meet across the chunks; give the fragment of every chunk once")
     following = order[np.searchsorted(start[order], end)]
     chained, ring_starts = _chain(following)
-    coords, collinear, offsets = _take_curves(arcs.coords, arcs.collinear, arcs.offsets, chained)
-    closed = _close_rings(coords, collinear, offsets[ring_starts])
+    coords, junction, offsets = _take_curves(arcs.coords, arcs.junction, arcs.offsets, chained)
+    closed = _close_rings(coords, junction, offsets[ring_starts])
     return Curves(*closed, id=arcs.id[chained[ring_starts[:-1]]])
 
 
@@ -799,12 +801,12 @@ def _chain(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
 
 @numba.njit(cache=True, nogil=True)
 def _close_rings(
-    coords: NDArray[np.int32], collinear: NDArray[np.bool_], offsets: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64]]:
     """Turn each ring to start at its topmost-leftmost vertex, and repeat that at its end."""
     rings = offsets.size - 1
     closed = np.empty((coords.shape[0] + rings, 2), np.int32)
-    flags = np.empty(coords.shape[0] + rings, np.bool_)
+    flags = np.empty(coords.shape[0] + rings, np.uint8)
     closed_offsets = offsets + np.arange(rings + 1)
     for ring in range(rings):
         begin, length = offsets[ring], offsets[ring + 1] - offsets[ring]
@@ -815,7 +817,7 @@ def _close_rings(
         for step in range(length + 1):
             at = begin + (least - begin + step) % length
             to = closed_offsets[ring] + step
-            closed[to, 0], closed[to, 1], flags[to] = coords[at, 0], coords[at, 1], collinear[at]
+            closed[to, 0], closed[to, 1], flags[to] = coords[at, 0], coords[at, 1], junction[at]
     return closed, flags, closed_offsets
 
 
@@ -859,21 +861,21 @@ def _take_ragged(
 
 @numba.njit(cache=True, nogil=True)
 def _take_curves(
-    coords: NDArray[np.int32], collinear: NDArray[np.bool_], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64]]:
     """Copy the chosen curves, in that order: coordinates, flags and offsets."""
     taken = np.zeros(chosen.size + 1, np.int64)
     for i in range(chosen.size):
         taken[i + 1] = taken[i] + offsets[chosen[i] + 1] - offsets[chosen[i]]
     new_coords = np.empty((taken[-1], 2), np.int32)
-    new_collinear = np.empty(taken[-1], np.bool_)
+    new_junction = np.empty(taken[-1], np.uint8)
     for i in range(chosen.size):
         shift = offsets[chosen[i]] - taken[i]
         for to in range(taken[i], taken[i + 1]):
             new_coords[to, 0] = coords[to + shift, 0]
             new_coords[to, 1] = coords[to + shift, 1]
-            new_collinear[to] = collinear[to + shift]
-    return new_coords, new_collinear, taken
+            new_junction[to] = junction[to + shift]
+    return new_coords, new_junction, taken
 
 
 def _concatenate_offsets(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -885,7 +887,7 @@ def _concatenate_curves(parts: list[Curves]) -> Curves:
     """Curves of several chunks, one after the other."""
     return Curves(
         coords=np.concatenate([part.coords for part in parts] + [np.zeros((0, 2), np.int32)]),
-        collinear=np.concatenate([part.collinear for part in parts] + [np.zeros(0, np.bool_)]),
+        junction=np.concatenate([part.junction for part in parts] + [np.zeros(0, np.uint8)]),
         offsets=_concatenate_offsets([part.offsets for part in parts]),
         id=np.concatenate([part.id for part in parts] + [np.zeros(0, np.int64)]),
     )
@@ -896,7 +898,7 @@ def _concatenate_polygons(parts: list[Polygons]) -> Polygons:
     parts = [_NO_POLYGONS, *parts]
     return Polygons(
         coords=np.concatenate([part.coords for part in parts]),
-        collinear=np.concatenate([part.collinear for part in parts]),
+        junction=np.concatenate([part.junction for part in parts]),
         ring_offsets=_concatenate_offsets([part.ring_offsets for part in parts]),
         polygon_offsets=_concatenate_offsets([part.polygon_offsets for part in parts]),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ATTRIBUTES},

@@ -51,7 +51,7 @@ def test_junctions_make_a_coverage_and_change_no_area(traced: Polygons) -> None:
 def test_no_polygons() -> None:
     class Nothing:
         coords = np.zeros((0, 2), np.int32)
-        collinear = np.zeros(0, bool)
+        junction = np.zeros(0, np.uint8)
         ring_offsets = polygon_offsets = np.zeros(1, np.int64)
 
     for keep_junctions in (False, True):

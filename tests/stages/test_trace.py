@@ -70,7 +70,7 @@ def in_pixels(polygons: Polygons, *, keep_junctions: bool = False) -> np.ndarray
         for ring in range(first, last):
             vertices = slice(polygons.ring_offsets[ring], polygons.ring_offsets[ring + 1])
             coords = polygons.coords[vertices]
-            rings.append(coords if keep_junctions else coords[~polygons.collinear[vertices]])
+            rings.append(coords if keep_junctions else coords[polygons.junction[vertices] < 2])
         made.append(shapely.Polygon(rings[0], rings[1:]))
     return np.array(made, object)
 
@@ -139,16 +139,16 @@ def test_pixels_that_touch_by_a_corner_are_two_instances(vectorize) -> None:
 
 def test_junctions_by_hand(vectorize) -> None:
     polygons = vectorize(np.array([[1, 1], [2, 3], [2, 0]], np.uint8), chunk=2)
-    junctions = {tuple(corner) for corner in polygons.coords[polygons.collinear].tolist()}
+    junctions = {tuple(corner) for corner in polygons.coords[polygons.junction == 2].tolist()}
     # 1's lower side passes from 2 to 3, and 2's right side from 3 to background
     assert junctions == {(1, 1), (1, 2)}
     upper = slice(*polygons.ring_offsets[:2])
     assert polygons.coords[upper].tolist() == [[0, 0], [2, 0], [2, 1], [1, 1], [0, 1], [0, 0]]
-    assert polygons.collinear[upper].tolist() == [False, False, False, True, False, False]
+    assert polygons.junction[upper].tolist() == [0, 0, 1, 2, 1, 0]
 
 
 def test_background_and_nodata_are_one_neighbour(vectorize) -> None:
-    assert not vectorize(np.array([[1, 1], [0, 255]], np.uint8)).collinear.any()
+    assert not vectorize(np.array([[1, 1], [0, 255]], np.uint8)).junction.any()
 
 
 def test_ids_name_the_first_pixel_where_the_shell_starts(vectorize, landscape: np.ndarray) -> None:

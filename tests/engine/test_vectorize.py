@@ -1,0 +1,145 @@
+"""The vector half alone, against GDAL's own polygonizer on the whole mask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+
+import geoseg
+from geoseg import Execution, VectorSettings
+from geoseg.errors import SceneError
+
+EXACT = VectorSettings(min_area_m2=0, simplify_m=0, formats=("parquet",))
+
+
+@pytest.fixture
+def write_mask(tmp_path):
+    def write(mask: np.ndarray, name: str = "mask", **profile) -> Path:
+        path = tmp_path / f"{name}.tif"
+        options = {
+            "driver": "GTiff",
+            "count": 1,
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "dtype": mask.dtype,
+            "crs": "EPSG:32614",
+            "transform": Affine(2, 0, 500_000, 0, -2, 5_000_000),
+            "nodata": 255,
+        } | profile
+        with rasterio.open(path, "w", **options) as raster:
+            raster.write(mask, 1)
+        return path
+
+    return write
+
+
+def realistic(height: int, width: int, seed: int) -> np.ndarray:
+    """Classes from smooth noise, with a nodata strip, (rows, cols) uint8."""
+    rng = np.random.default_rng(seed)
+    planes = []
+    for _ in range(5):
+        plane = np.zeros((height, width))
+        for cell in (4, 24, 90):
+            coarse = rng.normal(size=(-(-height // cell) + 1, -(-width // cell) + 1))
+            plane += np.kron(coarse, np.ones((cell, cell)))[:height, :width] * cell**0.5
+        planes.append(plane)
+    mask = np.argmax(planes, axis=0).astype(np.uint8)
+    mask[:, width // 2 : width // 2 + 9] = 255
+    return mask
+
+
+def canonical(geometries) -> list[bytes]:
+    return sorted(shapely.to_wkb(shapely.normalize(np.asarray(geometries))))
+
+
+MASKS = {
+    "noise": np.random.default_rng(1).integers(0, 4, (61, 83), dtype=np.uint8),
+    "realistic": realistic(230, 310, 2),
+    "checkerboard": (np.indices((40, 41)).sum(axis=0) % 2 + 1).astype(np.uint8),
+    "one class": np.full((33, 70), 7, np.uint8),
+    "nothing": np.zeros((12, 12), np.uint8),
+    "nodata": np.full((12, 12), 255, np.uint8),
+    "one row": np.random.default_rng(3).integers(0, 3, (1, 90), dtype=np.uint8),
+    "one column": np.random.default_rng(4).integers(0, 3, (90, 1), dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 1000])
+@pytest.mark.parametrize("name", MASKS)
+def test_gives_exactly_gdals_polygons(write_mask, tmp_path, name, chunk):
+    mask = MASKS[name]
+    path = write_mask(mask)
+    result = geoseg.vectorize(path, tmp_path / "layers", settings=EXACT, execution=Execution(serial=True, chunk=chunk))
+    with rasterio.open(path) as raster:
+        shapes = rasterio.features.shapes(
+            mask, mask=(mask != 0) & (mask != 255), connectivity=4, transform=raster.transform
+        )
+        expected: dict[str, list] = {}
+        for geometry, value in shapes:
+            expected.setdefault(f"class_{int(value)}", []).append(shapely.geometry.shape(geometry))
+    assert set(result.layers) == set(expected)
+    for layer, geometries in expected.items():
+        found = result.layer(layer).geometry
+        assert canonical(found) == canonical(geometries)
+        assert found.is_valid.all()
+
+
+def test_names_classes_and_leaves_confidence_unknown(write_mask, tmp_path):
+    path = write_mask(realistic(200, 200, 5))
+    result = geoseg.vectorize(
+        path, tmp_path / "layers", classes={"lake": 2, "wood": 3}, execution=Execution(serial=True)
+    )
+    assert list(result.layers) == ["lake", "wood"]
+    feature = json.loads((result.directory / "lake.geojson").read_text())["features"][0]
+    assert feature["properties"]["class"] == "lake"
+    assert feature["properties"]["confidence"] is None
+    assert sum(layer.share for layer in result.layers.values()) < 1
+
+
+def test_default_settings_leave_a_valid_coverage(write_mask, tmp_path):
+    path = write_mask(realistic(300, 300, 6))
+    result = geoseg.vectorize(
+        path, tmp_path / "layers", settings=VectorSettings(min_area_m2=0), execution=Execution(serial=True, chunk=100)
+    )
+    everything = np.concatenate([result.layer(name).geometry.to_numpy() for name in result.layers])
+    assert shapely.is_valid(everything).all()
+    assert shapely.coverage_is_valid(everything)
+
+
+def test_small_polygons_are_left_out(write_mask, tmp_path):
+    mask = np.zeros((50, 50), np.uint8)
+    mask[5, 5], mask[20:30, 20:30] = 1, 1
+    settings = VectorSettings(min_area_m2=5, simplify_m=0)
+    result = geoseg.vectorize(
+        write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(serial=True)
+    )
+    assert result.layers["class_1"].polygons == 1
+    assert result.layers["class_1"].area_m2 == pytest.approx(400, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("mask", "profile", "message"),
+    [
+        (np.array([[0, 255]], np.uint8), {"nodata": None}, "255"),
+        (np.array([[0, 700]], np.uint16), {"nodata": None}, "0-254.*700"),
+        (np.array([[0.5, 1]], np.float32), {"nodata": None}, "whole numbers"),
+    ],
+    ids=["255 not declared", "code too large", "no whole number"],
+)
+def test_masks_that_are_no_masks_are_refused(write_mask, tmp_path, mask, profile, message):
+    path = write_mask(mask, **profile)
+    with pytest.raises(SceneError, match=message):
+        geoseg.vectorize(path, tmp_path / "layers", execution=Execution(serial=True))
+    assert not (tmp_path / "layers").exists()
+
+
+def test_a_scene_is_no_mask(land, tmp_path):
+    with pytest.raises(SceneError, match="3 bands; a mask has one"):
+        geoseg.vectorize(land, tmp_path / "layers", execution=Execution(serial=True))

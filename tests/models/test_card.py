@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from geoseg.errors import ModelError
+from geoseg.models import zoo
+from geoseg.models.card import Card
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """The default card's STAC item in a folder of its own, and a function that reads it back."""
+    card = zoo.load("rgb-lite0")
+    (tmp_path / card.weights).write_bytes(card.weights_path.read_bytes())
+    path = tmp_path / "copy.card.json"
+    item = card.to_item()
+
+    def read() -> Card:
+        path.write_text(json.dumps(item), encoding="utf-8")
+        return Card.read(path)
+
+    return item, read
+
+
+def test_round_trip(copied):
+    _, read = copied
+    assert replace(read(), path=zoo.load("rgb-lite0").path) == zoo.load("rgb-lite0")
+
+
+def test_shipped_file_is_what_the_card_writes():
+    card = zoo.load("rgb-lite0")
+    assert json.loads(card.path.read_text(encoding="utf-8")) == card.to_item()
+
+
+def test_item_has_what_mlm_requires():
+    properties = zoo.load("rgb-lite0").to_item()["properties"]
+    assert {"mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"} <= set(properties)
+    assert properties["mlm:input"][0]["input"]["dim_order"] == ["batch", "bands", "height", "width"]
+
+
+def test_class_codes():
+    card = zoo.load("rgb-lite0")
+    assert card.class_codes(None) == {"water": 1, "road": 2, "field": 3, "parking": 4}
+    assert card.class_codes(("parking", "water")) == {"water": 1, "parking": 4}
+    with pytest.raises(ModelError, match="no class pond; it has water"):
+        card.class_codes(("pond",))
+
+
+def test_every_shipped_model_is_complete():
+    cards = zoo.available()
+    assert "rgb-lite0" in {card.name for card in cards}
+    for card in cards:
+        assert card.licence
+        assert card.training_data
+        assert {row["class"] for row in card.held_out} == {entry.name for entry in card.classes}
+        assert card.weights_path.stat().st_size <= 25e6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda item: item["properties"].pop("mlm:input"), "not a complete model card"),
+        (lambda item: item["assets"]["weights"].update(href="weights.pt"), ".safetensors only"),
+        (lambda item: item["assets"]["weights"].update(href="gone.safetensors"), "not beside its card"),
+        (lambda item: item["properties"].update({"geoseg:halo": 100}), "multiples of the stride"),
+        (lambda item: item["properties"].update({"geoseg:halo": 512}), "larger than two halos"),
+        (lambda item: item["properties"]["mlm:input"][0]["value_scaling"].pop(), "one each"),
+    ],
+)
+def test_incomplete_cards_are_refused_in_one_line(copied, change, message):
+    item, read = copied
+    change(item)
+    with pytest.raises(ModelError, match=message) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_code_are_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"\x80\x04N.")
+    with pytest.raises(ModelError, match="runs code when loaded"):
+        zoo.load(str(path))
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(ModelError, match="there is .*rgb-lite0"):
+        zoo.load("nonesuch")
+    with pytest.raises(ModelError, match="not a readable model card"):
+        zoo.load("nowhere/none.card.json")
