@@ -29,7 +29,7 @@ PIXEL = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
 
 
 def make_mask(size: int, seed: int = 0) -> np.ndarray:
-    """Five classes from noise at three scales: about 1000 polygons and 65 000 vertices a megapixel, busier than most."""
+    """Five classes from noise at three scales: some 1000 polygons and 65 000 vertices a megapixel."""
     random = np.random.default_rng(seed)
     best, mask = np.full((size, size), -np.inf, np.float32), np.zeros((size, size), np.uint8)
     for code in range(5):
