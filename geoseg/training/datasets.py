@@ -53,6 +53,8 @@ UNSURE = 255
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.uint8(240)
 _SHARES = tuple(np.ascontiguousarray(_BITS[:, part]).view(np.uint32)[:, 0] for part in (np.s_[:4], np.s_[4:]))
 
+_POND_COLOURS = ((14, 20, 26), (38, 34, 28), (46, 62, 50), (82, 104, 78), (96, 112, 104), (52, 50, 56))  # RGB
+
 _Image = NDArray[np.uint8]  # (rows, cols, 3), RGB: OpenCV's order, used in this module only
 
 
@@ -286,11 +288,15 @@ def paste_ponds(example: Example, rng: np.random.Generator) -> Example:
     if not pond.any():
         return example
     image = example.image.astype(np.float32)
-    # one colour a pond group, seldom neutral: dark, brown, green, or milky
-    hues = np.array([[14, 20, 26], [38, 34, 28], [46, 62, 50], [82, 104, 78], [96, 112, 104], [52, 50, 56]], np.float32)
-    first, second = hues[rng.integers(len(hues), size=2)] * rng.uniform(0.7, 1.35, (2, 1)).astype(np.float32)
+    # two colours a pond group, seldom neutral: dark, brown, green, or milky
+    hues = np.array(_POND_COLOURS, np.float32)
+    pair = hues[rng.integers(len(hues), size=2)] * rng.uniform(0.7, 1.35, (2, 1)).astype(np.float32)
+    if rng.random() < 0.4:  # as green or brown as the land around, told by its plainness alone
+        ground = cv2.blur(image, (65, 65))[size // 2, size // 2]
+        pair = 0.3 * pair + 0.7 * ground * rng.uniform(0.65, 1.1, (2, 1)).astype(np.float32)
     blend = np.clip(0.5 + 0.5 * _smooth_noise(rng, size, rng.uniform(60, 250)), 0, 1)[..., None]
-    colour = first * blend + second * (1 - blend) + rng.normal(0, rng.uniform(0.5, 4), image.shape).astype(np.float32)
+    colour = pair[0] * blend + pair[1] * (1 - blend)
+    colour = colour + rng.normal(0, rng.uniform(0.5, 4), image.shape).astype(np.float32)
     if rng.random() < 0.6:  # a shore of reeds or salt
         shore = cv2.dilate(pond.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~pond
         image[shore] = image[shore] * rng.uniform(0.6, 1.25) + rng.uniform(-10, 25)
@@ -527,7 +533,7 @@ def load_dubai(folder: Path, part: str, *, gsd_m: float = 1.0) -> list[Example]:
 
     Layout: ``images/<name>.jpg`` and ``masks/<name>.png`` (0 unlabelled, 1 water, 2 road, 3 building, 4 vegetation,
     5 land). Fields are not annotated: only vegetation can be one. Parking is not annotated: lots lie in land or
-    road, so it is known to be absent elsewhere.
+    road, so it is known to be absent elsewhere, and on land more than 40 m from any road.
     """
     examples = []
     for name in _split(folder, part):
@@ -535,7 +541,9 @@ def load_dubai(folder: Path, part: str, *, gsd_m: float = 1.0) -> list[Example]:
         seen = codes != 0
         nowhere = np.zeros_like(seen)
         present = np.stack([codes == 1, codes == 2, nowhere, nowhere])
-        known = np.stack([seen, seen, seen & (codes != 4), (codes == 1) | (codes == 3) | (codes == 4)])
+        remote = cv2.distanceTransform((codes != 2).astype(np.uint8), cv2.DIST_L2, 3) > 40 / gsd_m
+        no_lot = (codes == 1) | (codes == 3) | (codes == 4) | ((codes == 5) & remote)
+        known = np.stack([seen, seen, seen & (codes != 4), no_lot])
         image = _read_image(folder / "images" / f"{name}.jpg")
         examples.append(Example(f"dubai/{name}", image, encode(present, known), None, gsd_m))
     return examples
@@ -544,17 +552,25 @@ def load_dubai(folder: Path, part: str, *, gsd_m: float = 1.0) -> list[Example]:
 def load_ucmerced(folder: Path, part: str, *, gsd_m: float = 0.3048) -> list[Example]:
     """Read the UC Merced chips that have a mask (0 background, water, road, field, parking, 255 unsure).
 
-    Layout: ``<class>/<chip>.jpg`` and ``masks/<class>/<chip>.png``.
+    Layout: ``<class>/<chip>.jpg`` and ``masks/<class>/<chip>.png``. Chips of forest and chaparral without a mask
+    join the training part: they show neither water, field nor parking; paths may cross them, so road is unknown.
     """
     examples = []
     for name in _split(folder, part):
         path = (folder / "masks" / name).with_suffix(".png")
-        if not path.is_file():
+        wild = part == "train" and name.startswith(("forest/", "chaparral/"))
+        if not path.is_file() and not wild:
             continue
-        codes = _read_codes(path)
-        present = np.stack([codes == code for code in (1, 2, 3, 4)])
-        known = np.broadcast_to(codes != UNSURE, present.shape)
-        examples.append(Example(f"ucmerced/{name}", _read_image(folder / name), encode(present, known), None, gsd_m))
+        image = _read_image(folder / name)
+        if path.is_file():
+            codes = _read_codes(path)
+            present = np.stack([codes == code for code in (1, 2, 3, 4)])
+            known = np.broadcast_to(codes != UNSURE, present.shape)
+        else:
+            present = np.zeros((len(CLASSES), *image.shape[:2]), bool)
+            known = np.ones_like(present)
+            known[_ROAD] = False
+        examples.append(Example(f"ucmerced/{name}", image, encode(present, known), None, gsd_m))
     return examples
 
 

@@ -263,12 +263,27 @@ def test_reading_dubai(tmp_path: Path) -> None:
     assert known[PARKING, 0].tolist() == [0, 1, 0, 1, 1, 0]
 
 
-def test_reading_ucmerced_skips_chips_without_a_mask(tmp_path: Path) -> None:
-    for name in ("river/river00", "river/river01"):
+def test_reading_dubai_takes_remote_land_as_free_of_lots(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "images" / "a.jpg", (3, 100), (90, 90, 90))
+    codes = np.full((3, 100), 5, np.uint8)
+    codes[:, 0] = 2
+    write_palette(tmp_path / "masks" / "a.png", codes)
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["a"]}))
+    (read,) = load_dubai(tmp_path, "train", gsd_m=2.0)
+    assert np.flatnonzero(planes(read.labels)[1][PARKING, 0]).min() in (20, 21, 22)
+
+
+def test_reading_ucmerced_skips_chips_without_a_mask_but_takes_the_wild(tmp_path: Path) -> None:
+    for name in ("river/river00", "river/river01", "forest/forest07"):
         write_jpeg((tmp_path / name).with_suffix(".jpg"), (5, 5), (1, 2, 3))
     write_palette(tmp_path / "masks" / "river" / "river01.png", np.array([[0, 1, 2, 3, 4], [255] * 5] * 2, np.uint8))
-    (tmp_path / "split.json").write_text(json.dumps({"train": ["river/river00.jpg", "river/river01.jpg"]}))
-    (read,) = load_ucmerced(tmp_path, "train")
+    names = ["river/river00.jpg", "river/river01.jpg", "forest/forest07.jpg"]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names, "test": names}))
+    assert len(load_ucmerced(tmp_path, "test")) == 1
+    read, wild = load_ucmerced(tmp_path, "train")
+    present, known = planes(wild.labels)
+    assert not present.any()
+    assert known[:, 2, 2].tolist() == [1, 0, 1, 1]
     present, known = planes(read.labels)
     assert present[:, 0].T.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert known[:, 0].all()
