@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from geoseg.lattice import Window
 from geoseg.stages.instances import find_faces, merge_faces
-from geoseg.stages.polygons import simplify, to_geometries
+from geoseg.stages.polygons import to_geometries
+from geoseg.stages.simplify import simplify_polygons
 from geoseg.stages.trace import Polygons, join_fragments, trace_chunk
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)
@@ -66,8 +67,19 @@ def test_any_mask_in_any_chunks_is_gdals(mask: np.ndarray, chunk_rows: int, chun
     assert shapely.is_valid(geometries).all()
     assert cut.area_px.sum() == wanted.sum()
 
-    covering = to_geometries(cut, transform, keep_junctions=True)
-    assert shapely.coverage_is_valid(covering)
-    simple = simplify(covering, 0.5)
-    assert shapely.coverage_is_valid(simple)
-    assert not shapely.is_empty(simple).any()
+    assert shapely.coverage_is_valid(to_geometries(cut, transform, keep_junctions=True))
+
+
+@given(mask=masks(), chunk=st.integers(1, 16), tolerance=st.floats(0, 12))
+def test_any_mask_simplified_is_still_a_coverage(mask: np.ndarray, chunk: int, tolerance: float) -> None:
+    transform = Affine(0.3, 0.01, 500_000.1, 0.02, -0.31, 4_000_000.7)
+    confidence = np.zeros_like(mask)
+    exact = vectorize(mask, confidence, chunk, chunk)
+    simple = simplify_polygons(exact, tolerance)
+    geometries = to_geometries(simple, transform, keep_junctions=True)
+    assert shapely.is_valid(geometries).all()
+    assert shapely.coverage_is_valid(geometries)
+    assert (shapely.area(geometries) > 0).all()
+    assert np.array_equal(np.diff(simple.polygon_offsets), np.diff(exact.polygon_offsets))
+    whole = simplify_polygons(vectorize(mask, confidence, *mask.shape), tolerance)
+    assert np.array_equal(simple.coords, whole.coords)
