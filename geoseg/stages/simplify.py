@@ -300,7 +300,7 @@ def _is_blocked(
 
 @numba.njit(cache=True, nogil=True)
 def _reach(coords: NDArray[np.int32], a: int, b: int, c: int, top: int, bottom: int) -> tuple[int, int]:
-    """Least and greatest col of a triangle between two rows that it reaches; rounded outwards."""
+    """Least and greatest col of a triangle between two rows that it reaches; rounded outwards, within its own cols."""
     least, greatest = np.inf, -np.inf
     for p, q in ((a, b), (b, c), (c, a)):
         if coords[p, 1] > coords[q, 1]:
@@ -312,7 +312,9 @@ def _reach(coords: NDArray[np.int32], a: int, b: int, c: int, top: int, bottom: 
         slope = (coords[q, 0] - coords[p, 0]) / height if height else 0.0
         ends = (coords[p, 0] + (high - coords[p, 1]) * slope, coords[q, 0] - (coords[q, 1] - low) * slope)
         least, greatest = min(least, ends[0], ends[1]), max(greatest, ends[0], ends[1])
-    return int(np.floor(least - 1e-6)), int(np.ceil(greatest + 1e-6))
+    first = min(coords[a, 0], coords[b, 0], coords[c, 0])
+    last = max(coords[a, 0], coords[b, 0], coords[c, 0])
+    return max(int(np.floor(least - 1e-6)), first), min(int(np.ceil(greatest + 1e-6)), last)
 
 
 @numba.njit(cache=True, nogil=True)
