@@ -107,12 +107,10 @@ _execution_options = _options(
     click.option(
         "--chunk",
         type=int,
-        default=2048,
-        show_default=True,
         metavar="PX",
         help=(
-            "Side of what one task does; rounded up to whole tile cores (vectorize: taken as "
-            "it is). Never changes the layers."
+            "Side of what one task does; rounded up to whole tile cores (vectorize: taken as it is). "
+            "Never changes the layers. [default: about 2048, less where workers would idle]"
         ),
     ),
     click.option("--serial", is_flag=True, help="One process, no Dask."),
@@ -120,7 +118,7 @@ _execution_options = _options(
         "--workers",
         type=int,
         metavar="N",
-        help=("Processes of a local Dask cluster. [default: what fits the machine]"),
+        help="Processes of a local Dask cluster. [default: what fits the machine and the scene]",
     ),
     click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, e.g. tcp://host:8786."),
 )
@@ -201,15 +199,13 @@ def run(scene: str, directory: Path, *, overwrite: bool, quiet: bool, **options:
 def plan(scene: str, **options: Any) -> None:
     """Tell what `run` would do with a scene: tiles, memory, disk, time. Writes nothing."""
     from geoseg.console import describe_plan
-    from geoseg.engine.cluster import fitting_workers
     from geoseg.engine.plan import make_plan, seconds_per_tile
     from geoseg.engine.workflow import check_formats
 
     settings, execution = _run_settings(options), _execution(options)
     check_formats(settings.vector.formats)
-    planned = make_plan(scene, settings, chunk=execution.chunk)
-    workers = 1 if execution.serial else execution.workers or fitting_workers()
-    describe_plan(planned, workers=workers, seconds_per_tile=seconds_per_tile(planned))
+    planned = make_plan(scene, settings, execution)
+    describe_plan(planned, seconds_per_tile=seconds_per_tile(planned))
 
 
 @cli.command()
@@ -318,8 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 bad usage or input, 1 some chunk failed."""
     try:
         cli(args=arguments, prog_name="geoseg", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "geoseg"
+        click.echo(f"geoseg: {error.format_message().rstrip('.')}; see `{command} --help`", err=True)
         sys.exit(error.exit_code)
     except GeosegError as error:
         click.echo(f"geoseg: {error}", err=True)

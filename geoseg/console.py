@@ -36,8 +36,9 @@ class _Rate(ProgressColumn):
     """Million pixels per second."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed / 1e6:6.2f} Mpx/s" if speed and task.total else "", style="cyan")
+        if not (task.total and task.total > 1 and task.completed and task.elapsed):
+            return Text("")
+        return Text(f"{task.completed / 1e6 / task.elapsed:7.2f} Mpx/s", style="cyan")
 
 
 class Bars:
@@ -68,7 +69,8 @@ class Bars:
         with Progress(*columns, console=self._console, refresh_per_second=4, speed_estimate_period=60) as bars:
             task = bars.add_task(name, total=pixels or None)
             yield lambda done: bars.advance(task, done)
-            bars.update(task, total=pixels or 1, completed=pixels or 1)
+            if not pixels:
+                bars.update(task, total=1, completed=1)
 
 
 def _area(square_metres: float) -> str:
@@ -125,14 +127,16 @@ def _print_rows(rows: Sequence[tuple[str, object]]) -> None:
         console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True, markup=False)
 
 
-def describe_plan(plan: Plan, *, workers: int, seconds_per_tile: float) -> None:
+def describe_plan(plan: Plan, *, seconds_per_tile: float) -> None:
     """A plan in words."""
-    lattice = plan.lattice
+    lattice, workers = plan.lattice, plan.workers
+    seconds = plan.tiles * seconds_per_tile / min(workers or 1, plan.tiles)
+    who = "the scheduler's workers" if not workers else f"{workers} worker{'s' if workers != 1 else ''}"
     rows: list[tuple[str, object]] = [
         *_scene_rows(plan.scene),
         ("model", f"{plan.card.name} {plan.card.version}: {', '.join(plan.codes)}"),
         ("bands used", ", ".join(str(index) for index in plan.bands)),
-        ("runs on", f"{plan.device}, {plan.precision}, {workers} worker{'s' if workers != 1 else ''}"),
+        ("runs on", f"{plan.device}, {plan.precision}, {who}"),
         ("grid", f"{plan.grid.width} x {plan.grid.height} px at {plan.grid.gsd_m:.3g} m"),
         ("tiles", f"{plan.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
         ("chunks", f"{plan.chunks:,} of {lattice.chunk} px"),
@@ -140,7 +144,7 @@ def describe_plan(plan: Plan, *, workers: int, seconds_per_tile: float) -> None:
         ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),
         (
             "time",
-            f"about {_duration(plan.tiles * seconds_per_tile / min(workers, plan.tiles))} to predict, by one tile",
+            f"about {_duration(seconds)} to predict, by one tile timed here",
         ),
         *(("note", note) for note in plan.notes),
     ]

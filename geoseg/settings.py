@@ -91,19 +91,19 @@ class Execution:
     """How the work is cut and who does it; nothing here may change the result.
 
     Attributes:
-        chunk: side of a chunk, pixels.
+        chunk: side of a chunk, pixels; ``None`` fits the scene and the workers.
         serial: run every kernel in this process, one after the other.
         workers: processes of a local Dask cluster; ``None`` fits the machine.
         scheduler: address of a running Dask scheduler.
     """
 
-    chunk: int = 2048
+    chunk: int | None = None
     serial: bool = False
     workers: int | None = None
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
+        if self.chunk is not None and self.chunk < 1:
             raise SettingsError(f"--chunk is {self.chunk}: give a number of pixels >= 1")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"--workers is {self.workers}: give a number of processes >= 1")

@@ -6,21 +6,56 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from geoseg.engine.cluster import connect
+from geoseg.engine.cluster import connect, fitting_workers
 from geoseg.errors import ChunkError, InputError
 from geoseg.settings import Execution
 
-__all__ = ["DaskExecutor", "Executor", "SerialExecutor", "open_executor"]
+__all__ = ["DaskExecutor", "Executor", "SerialExecutor", "fit", "open_executor"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _RETRIES = 2
+_CHUNK = 2048
+_CHUNKS_PER_WORKER = 2
 _IN_FLIGHT_PER_WORKER = 3
 _LOOK_AROUND_S = 5.0
 _GIVE_UP_S = 30.0
+
+
+def fit(execution: Execution, height: int, width: int, *, core: int) -> tuple[Execution, int]:
+    """Fits the work to the workers: every choice that was left open is made.
+
+    Args:
+        execution: as asked for.
+        height: rows to go over.
+        width: columns to go over.
+        core: side of a tile core; a chunk is a whole number of them.
+
+    Returns:
+        The execution with a chunk, and with workers unless it has a scheduler (one chunk or one worker: serial); and
+        how many kernels will run at once (for a scheduler's workers: 0, unknown).
+    """
+    workers = 1 if execution.serial else 0 if execution.scheduler else execution.workers or fitting_workers()
+    chunk = execution.chunk
+    if chunk is None:
+        chunk = max(1, _CHUNK // core) * core
+        while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * workers:
+            chunk -= core
+    chunk = -(-chunk // core) * core
+    if execution.serial or execution.workers or execution.scheduler:
+        return replace(execution, chunk=chunk), workers
+    workers = min(workers, _count(height, width, chunk))
+    if workers == 1:
+        return Execution(chunk=chunk, serial=True), 1
+    return Execution(chunk=chunk, workers=workers), workers
+
+
+def _count(height: int, width: int, chunk: int) -> int:
+    return -(-height // chunk) * -(-width // chunk)
 
 
 class Executor(Protocol):

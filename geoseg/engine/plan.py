@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from geoseg.engine.executor import fit
 from geoseg.errors import SceneError, SettingsError
 from geoseg.lattice import Lattice, Window
 from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.models.runtimes import TorchRuntime, resolve_device, resolve_precision
 from geoseg.scene import Scene
-from geoseg.settings import RunSettings
+from geoseg.settings import Execution, RunSettings
 
 __all__ = ["Plan", "make_plan", "seconds_per_tile"]
 
@@ -39,6 +40,8 @@ class Plan:
         within: the bounding box in pixels of ``grid``, or ``None``.
         bands: 1-based indexes, in the card's order.
         lattice: of ``grid``.
+        execution: every choice made.
+        workers: kernels that run at once; 0 where a scheduler's workers decide.
         device: where the model runs.
         precision: its arithmetic.
         simplify_m: resolved tolerance, metres.
@@ -53,6 +56,8 @@ class Plan:
     within: Window | None
     bands: tuple[int, ...]
     lattice: Lattice
+    execution: Execution
+    workers: int
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
     simplify_m: float
@@ -115,13 +120,13 @@ class Plan:
         }
 
 
-def make_plan(path: str, settings: RunSettings, *, chunk: int) -> Plan:
+def make_plan(path: str, settings: RunSettings, execution: Execution | None = None) -> Plan:
     """Opens the scene and the card, checks one against the other, resolves every ``auto``.
 
     Args:
         path: of the scene; a path or URL that GDAL reads.
         settings: what the run is asked to do.
-        chunk: wanted side of a chunk, pixels; rounded up to whole tile cores.
+        execution: how to cut the work and who does it; by default what fits.
 
     Raises:
         InputError: anything that would keep the run from being right, in one line.
@@ -140,6 +145,8 @@ def make_plan(path: str, settings: RunSettings, *, chunk: int) -> Plan:
         snapped = _snap(wanted, core, grid)
         grid, within = grid.crop(snapped), wanted.shift(-snapped.row_off, -snapped.col_off)
     device = resolve_device(settings.device)
+    execution, workers = fit(execution or Execution(), grid.height, grid.width, core=core)
+    chunk = execution.chunk or core
     simplify_m = settings.vector.simplify_m
     return Plan(
         settings=settings,
@@ -149,7 +156,9 @@ def make_plan(path: str, settings: RunSettings, *, chunk: int) -> Plan:
         grid=grid,
         within=within,
         bands=bands,
-        lattice=Lattice.for_scene(grid.height, grid.width, core=core, halo=halo, chunk=chunk),
+        lattice=Lattice(grid.height, grid.width, core, halo, chunk),
+        execution=execution,
+        workers=workers,
         device=device,
         precision=resolve_precision(settings.precision, device),
         simplify_m=round(grid.gsd_m, 6) if simplify_m is None else simplify_m,

@@ -27,7 +27,7 @@ import shapely
 
 from geoseg.engine import kernels
 from geoseg.engine.directory import RunDirectory
-from geoseg.engine.executor import Executor, open_executor
+from geoseg.engine.executor import Executor, fit, open_executor
 from geoseg.engine.plan import Plan, make_plan
 from geoseg.engine.progress import Advance, Progress, Silent
 from geoseg.engine.result import LayerSummary, Result, StageTime
@@ -82,7 +82,7 @@ def run(
     """
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
     check_formats(settings.vector.formats)
-    plan = make_plan(str(scene), settings, chunk=execution.chunk)
+    plan = make_plan(str(scene), settings, execution)
     home = RunDirectory(Path(directory), {"verb": "run", **plan.identity()}, overwrite=overwrite)
     if (finished := home.finished()) is not None:
         progress.note(f"{home.path} holds this run already, complete: nothing to do")
@@ -92,7 +92,7 @@ def run(
         progress.note(note)
     watch = _Watch(progress)
     lattice = plan.lattice
-    with _opened(execution, progress, gpus=_gpus(plan)) as executor:
+    with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
         store = home.open_store(
             chunk=lattice.chunk, shape=(lattice.height, lattice.width), arrays=("mask", "confidence")
         )
@@ -123,7 +123,7 @@ def run(
         files=tuple(path.name for path in files),
         executor=executor.name,
     )
-    home.finish(result, _facts(asdict(settings), execution, lattice, valid) | {"model": plan.card.name})
+    home.finish(result, _facts(asdict(settings), plan.execution, lattice, valid) | {"model": plan.card.name})
     return result
 
 
@@ -175,7 +175,8 @@ def vectorize(
     if (finished := home.finished()) is not None:
         progress.note(f"{home.path} holds these layers already, complete: nothing to do")
         return finished
-    chunk = home.chunk(execution.chunk)
+    execution, _ = fit(execution, scene.height, scene.width, core=1)
+    chunk = home.chunk(execution.chunk or 1)
     lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
     watch = _Watch(progress)
     job = kernels.VectorJob(

@@ -107,3 +107,12 @@ def test_workers_that_all_die_end_the_run(monkeypatch):
     monkeypatch.setattr(rooms, "_GIVE_UP_S", 2.0)
     with open_executor(Execution(workers=1)) as opened, pytest.raises(ChunkError, match="again to resume"):
         opened.run("die", die, {}, range(2), lambda *_: None)
+
+
+def test_small_scenes_run_in_this_process_and_large_ones_on_the_machine(monkeypatch):
+    monkeypatch.setattr(rooms, "fitting_workers", lambda: 8)
+    assert rooms.fit(Execution(), 700, 700, core=768) == (Execution(serial=True, chunk=768), 1)
+    assert rooms.fit(Execution(), 2048, 2048, core=768) == (Execution(workers=8, chunk=768), 8)
+    assert rooms.fit(Execution(), 100_000, 100_000, core=768) == (Execution(workers=8, chunk=1536), 8)
+    assert rooms.fit(Execution(workers=3, chunk=800), 700, 700, core=768) == (Execution(workers=3, chunk=1536), 3)
+    assert rooms.fit(Execution(scheduler="tcp://x:1"), 10_000, 10_000, core=1)[1] == 0
