@@ -14,7 +14,6 @@ outcome on the ground is the same as if it had been computed there.
 from __future__ import annotations
 
 import dataclasses
-import heapq
 from typing import Protocol, TypeVar
 
 import numba
@@ -247,14 +246,15 @@ def _thin_arc(
     ``links`` holds the places before and after each place of the arc among those that are left.
     """
     last = vertices.size - 1
-    queue = [0 for _ in range(0)]  # doubled area << 32 | place; empty, but numba knows its type
+    queue = np.empty(3 * vertices.size, np.int64)  # doubled area << 32 | place: one each, and two per removal
+    size = 0
     for i in range(1, last):
         doubled = abs(_turn(coords, vertices[i - 1], vertices[i], vertices[i + 1]))
         if doubled <= largest:
-            queue.append(doubled << 32 | i)
-    heapq.heapify(queue)
-    while queue and spare:
-        entry = heapq.heappop(queue)
+            size = _push(queue, size, doubled << 32 | i)
+    while size and spare:
+        entry = queue[0]
+        size = _pop(queue, size)
         i = entry & 0xFFFFFFFF
         before, after = links[i]
         a, b, c = vertices[before], vertices[i], vertices[after]
@@ -269,7 +269,36 @@ def _thin_arc(
             if 0 < j < last:
                 doubled = abs(_turn(coords, vertices[links[j, 0]], vertices[j], vertices[links[j, 1]]))
                 if doubled <= largest:
-                    heapq.heappush(queue, doubled << 32 | j)
+                    size = _push(queue, size, doubled << 32 | j)
+
+
+@numba.njit(cache=True, nogil=True)
+def _push(queue: Ints, size: int, entry: int) -> int:
+    """Put an entry into a binary heap of ``size`` entries; returns the new size."""
+    at = size
+    while at and queue[(at - 1) // 2] > entry:
+        queue[at] = queue[(at - 1) // 2]
+        at = (at - 1) // 2
+    queue[at] = entry
+    return size + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _pop(queue: Ints, size: int) -> int:
+    """Take the least entry off a binary heap of ``size`` entries; returns the new size."""
+    size -= 1
+    entry = queue[size]
+    at = 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and queue[child + 1] < queue[child]:
+            child += 1
+        if queue[child] >= entry:
+            break
+        queue[at] = queue[child]
+        at = child
+    queue[at] = entry
+    return size
 
 
 @numba.njit(cache=True, nogil=True)
