@@ -128,35 +128,9 @@ class Polygons(_Columns):
     def __len__(self) -> int:
         return len(self.id)
 
-    def take(self, indices: NDArray[np.integer[Any] | np.bool_]) -> Polygons:
-        """The polygons at ``indices`` (or where a boolean mask is true), in that order."""
-        chosen = np.arange(len(self))[indices]
-        rings, polygon_offsets = _take_ragged(self.polygon_offsets, chosen)
-        coords, junction, ring_offsets = _take_curves(self.coords, self.junction, self.ring_offsets, rings)
-        return Polygons(
-            coords=coords,
-            junction=junction,
-            ring_offsets=ring_offsets,
-            polygon_offsets=polygon_offsets,
-            **{name: getattr(self, name)[chosen] for name in _ATTRIBUTES},
-        )
-
 
 # the columns of Polygons that hold one value per polygon
 _ATTRIBUTES = ("id", "code", "area_px", "confidence", "confidence_p10", "edge")
-
-_NO_POLYGONS = Polygons(
-    coords=np.zeros((0, 2), np.int32),
-    junction=np.zeros(0, np.uint8),
-    ring_offsets=np.zeros(1, np.int64),
-    polygon_offsets=np.zeros(1, np.int64),
-    id=np.zeros(0, np.int64),
-    code=np.zeros(0, np.uint8),
-    area_px=np.zeros(0, np.int64),
-    confidence=np.zeros(0, np.float64),
-    confidence_p10=np.zeros(0, np.float64),
-    edge=np.zeros(0, np.bool_),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -370,7 +344,6 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
         InputError: an arc ends where none starts: a chunk is missing or given twice.
     """
     parts = list(fragments)
-    closed = _concatenate_polygons([part.closed for part in parts])
     rings = _concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
     # the first vertex of a shell is the least of all its polygon's: sorting by it puts shells first
     order = np.lexsort((*rings.coords[rings.offsets[:-1]].T, rings.id))
@@ -388,8 +361,7 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
         confidence_p10=confidence_p10,
         edge=instances.edge,
     )
-    polygons = _concatenate_polygons([closed, joined])
-    return polygons.take(np.argsort(polygons.id))
+    return _merge_by_id([joined, *(part.closed for part in parts)])
 
 
 # --- labels --------------------------------------------------------------------------------------------------------
@@ -893,16 +865,49 @@ def _concatenate_curves(parts: list[Curves]) -> Curves:
     )
 
 
-def _concatenate_polygons(parts: list[Polygons]) -> Polygons:
-    """Polygons of several chunks, one after the other."""
-    parts = [_NO_POLYGONS, *parts]
+def _merge_by_id(parts: list[Polygons]) -> Polygons:
+    """All polygons of some parts, sorted by id; each part is copied straight to its place."""
+    order = np.argsort(np.concatenate([part.id for part in parts]))
+    places = np.argsort(order)
+    rings = np.concatenate([np.diff(part.polygon_offsets) for part in parts])
+    vertices = np.concatenate([np.diff(part.ring_offsets[part.polygon_offsets]) for part in parts])
+    polygon_offsets, vertex_offsets = _offsets(rings[order]), _offsets(vertices[order])
+    coords = np.empty((vertex_offsets[-1], 2), np.int32)
+    junction = np.empty(vertex_offsets[-1], np.uint8)
+    ring_offsets = np.full(polygon_offsets[-1] + 1, vertex_offsets[-1])
+    for part, place in zip(parts, np.split(places, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
+        _place_polygons(
+            (part.coords, part.junction, part.ring_offsets, part.polygon_offsets),
+            (coords, junction, ring_offsets),
+            polygon_offsets[place],
+            vertex_offsets[place],
+        )
     return Polygons(
-        coords=np.concatenate([part.coords for part in parts]),
-        junction=np.concatenate([part.junction for part in parts]),
-        ring_offsets=_concatenate_offsets([part.ring_offsets for part in parts]),
-        polygon_offsets=_concatenate_offsets([part.polygon_offsets for part in parts]),
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ATTRIBUTES},
+        coords=coords,
+        junction=junction,
+        ring_offsets=ring_offsets,
+        polygon_offsets=polygon_offsets,
+        **{name: np.concatenate([getattr(part, name) for part in parts])[order] for name in _ATTRIBUTES},
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _place_polygons(
+    part: tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
+    whole: tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64]],
+    first_ring: NDArray[np.int64],
+    first_vertex: NDArray[np.int64],
+) -> None:
+    """Copy polygons, each to its first ring and vertex in the whole."""
+    coords, junction, ring_offsets, polygon_offsets = part
+    for polygon in range(first_ring.size):
+        shell = polygon_offsets[polygon]
+        shift = first_vertex[polygon] - ring_offsets[shell]
+        for ring in range(shell, polygon_offsets[polygon + 1]):
+            whole[2][first_ring[polygon] + ring - shell] = ring_offsets[ring] + shift
+            for vertex in range(ring_offsets[ring], ring_offsets[ring + 1]):
+                whole[0][vertex + shift, 0], whole[0][vertex + shift, 1] = coords[vertex, 0], coords[vertex, 1]
+                whole[1][vertex + shift] = junction[vertex]
 
 
 def _check_chunk(

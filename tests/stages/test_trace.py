@@ -253,15 +253,6 @@ def test_nothing_to_join() -> None:
     assert polygons.ring_offsets.tolist() == polygons.polygon_offsets.tolist() == [0]
 
 
-def test_take_chooses_whole_polygons(vectorize, landscape: np.ndarray) -> None:
-    polygons = vectorize(landscape, None, 64)
-    geometries = in_pixels(polygons)
-    water = polygons.code == 1
-    assert shapely.equals_exact(in_pixels(polygons.take(water)), geometries[water]).all()
-    backwards = np.arange(len(polygons))[::-1]
-    assert shapely.equals_exact(in_pixels(polygons.take(backwards)), geometries[::-1]).all()
-
-
 def test_wrong_arrays_are_refused() -> None:
     mask = np.array([[1, 1], [0, 2]], np.uint8)
     window = Window(0, 0, 2, 2)
