@@ -17,6 +17,7 @@ FLOORS = {
     "settings": 0,
     "lattice": 0,
     "resample": 0,
+    "rings": 0,
     "scene": 1,
     "stages": 2,
     "export": 3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -11,8 +11,9 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
+from geoseg.rings import Polygons
 
-__all__ = ["RaggedPolygons", "measure", "simplify", "to_geometries"]
+__all__ = ["measure", "simplify", "to_geometries"]
 
 Floats = NDArray[np.float64]
 
@@ -20,27 +21,7 @@ BATCH_VERTICES = 1_000_000
 LONG_EDGE_M = 50_000  # from here on a chord bent to a sphere is off by more than 1e-7
 
 
-class RaggedPolygons(Protocol):
-    """Polygons in pixel corners, as ``trace.Polygons`` holds them."""
-
-    @property
-    def coords(self) -> NDArray[np.int32]:
-        """(vertices, 2) of (col, row)."""
-
-    @property
-    def junction(self) -> NDArray[np.uint8]:
-        """Kind of junction at each vertex; 2 on a straight stretch."""
-
-    @property
-    def ring_offsets(self) -> NDArray[np.int64]:
-        """First vertex of each ring, and the number of vertices."""
-
-    @property
-    def polygon_offsets(self) -> NDArray[np.int64]:
-        """First ring of each polygon, and the number of rings."""
-
-
-def to_geometries(polygons: RaggedPolygons, transform: Affine, *, keep_junctions: bool) -> NDArray[np.object_]:
+def to_geometries(polygons: Polygons, transform: Affine, *, keep_junctions: bool) -> NDArray[np.object_]:
     """Make shapely polygons in the scene's CRS.
 
     Args:

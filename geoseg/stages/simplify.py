@@ -13,52 +13,33 @@ outcome on the ground is the same as if it had been computed there.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Protocol, TypeVar
+from dataclasses import replace
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
+from geoseg.rings import Polygons
 
-__all__ = ["SharedRings", "simplify_polygons"]
+__all__ = ["simplify_polygons"]
 
 Ints = NDArray[np.int64]
 
 
-class SharedRings(Protocol):
-    """Rings in pixel corners with their junctions marked: ``trace.Polygons`` are such."""
-
-    @property
-    def coords(self) -> NDArray[np.int32]:
-        """(vertices, 2) of (col, row); rings are closed, their edges run along rows and columns."""
-
-    @property
-    def junction(self) -> NDArray[np.uint8]:
-        """Not 0 where other boundaries end."""
-
-    @property
-    def ring_offsets(self) -> NDArray[np.int64]:
-        """First vertex of each ring, and the number of vertices."""
-
-
-Rings = TypeVar("Rings", bound=SharedRings)
-
-
-def simplify_polygons(polygons: Rings, tolerance_px: float) -> Rings:
+def simplify_polygons(polygons: Polygons, tolerance_px: float) -> Polygons:
     """Simplify the polygons of a whole scene; neighbours still fit.
 
     Junctions stay where they are, no polygon or hole vanishes, and a closed boundary keeps at least four vertices (so
     that a single pixel stays a square). The first vertex of a ring may be another one than before.
 
     Args:
-        polygons: a dataclass like ``trace.Polygons``; all classes together, as traced.
+        polygons: all instances of all classes together, as traced.
         tolerance_px: pixels, >= 0. A vertex goes while its triangle is no larger than ``tolerance_px ** 2``. For a
             tolerance on the ground divide by the square root of a pixel's area there.
 
     Returns:
-        The same dataclass with new ``coords``, ``junction`` and ``ring_offsets``; polygons and rings in the same order.
+        The same polygons and rings in the same order, with fewer vertices.
 
     Raises:
         InputError: a negative or infinite tolerance.
@@ -84,9 +65,7 @@ def simplify_polygons(polygons: Rings, tolerance_px: float) -> Rings:
     followers = leads[twins[leads] >= 0]
     _copy_reversed(kept, arcs[followers], arcs[twins[followers]])
     new_coords, new_junction, new_offsets = _take_kept(coords, polygons.junction, offsets, kept)
-    return dataclasses.replace(  # type: ignore[type-var]
-        polygons, coords=new_coords, junction=new_junction, ring_offsets=new_offsets
-    )
+    return replace(polygons, coords=new_coords, junction=new_junction, ring_offsets=new_offsets)
 
 
 # An arc is a row of four numbers: the first vertex of its ring, the number of the ring's distinct vertices, the arc's

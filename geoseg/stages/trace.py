@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import cc3d
 import numba
@@ -40,8 +40,19 @@ from numpy.typing import NDArray
 
 from geoseg.errors import InputError
 from geoseg.lattice import Window
+from geoseg.rings import (
+    Columns,
+    Curves,
+    Polygons,
+    concatenate_curves,
+    merge_by_id,
+    offsets_of,
+    run_offsets,
+    take_curves,
+    take_ragged,
+)
 
-__all__ = ["ChunkBorder", "Curves", "Fragment", "Histograms", "Polygons", "join_fragments", "trace_chunk"]
+__all__ = ["ChunkBorder", "Ends", "Fragment", "Histograms", "Instances", "Polygons", "join_fragments", "trace_chunk"]
 
 NODATA = 255
 FULL_CONFIDENCE = 254
@@ -78,73 +89,7 @@ class ChunkBorder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
-    """A dataclass whose fields are all arrays, to and from one flat dict, as ``np.savez`` wants it."""
-
-    def to_arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """All arrays by field name, after ``prefix``."""
-        return {prefix + field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
-        """The inverse of :meth:`to_arrays`; also takes what ``np.load`` returns for an ``.npz``."""
-        return cls(**{field.name: arrays[prefix + field.name] for field in fields(cls)})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Polygons(_Columns):
-    """Instances as ragged polygons in pixel corners, sorted by id.
-
-    Polygon ``p`` has the rings ``polygon_offsets[p]:polygon_offsets[p + 1]``, the shell first, then its holes by their
-    first vertex; ring ``r`` has the vertices ``ring_offsets[r]:ring_offsets[r + 1]``. A ring starts at its topmost,
-    among those its leftmost vertex, and repeats it at the end. The instance lies on the right hand: seen with rows
-    going down, shells run clockwise and holes counter-clockwise.
-
-    Attributes:
-        coords: int32 ``(vertices, 2)``, (col, row) of pixel corners in the scene.
-        junction: uint8 ``(vertices,)``: 1 where three or four cracks meet, so that other boundaries end here; 2 where
-            they do on a straight stretch of this one, and the vertex is needed for a valid coverage only; else 0.
-        ring_offsets: int64 ``(rings + 1,)``.
-        polygon_offsets: int64 ``(polygons + 1,)``.
-        id: int64, flat index of the instance's first pixel in the scene, plus one.
-        code: uint8, class code, 1-254.
-        area_px: int64, pixels.
-        confidence: float64, mean over the instance's pixels, 0-1; NaN without confidence.
-        confidence_p10: float64, 10th percentile: the smallest value that at least a tenth of the pixels do not exceed.
-        edge: bool, whether the instance touches the edge of the scene (and so is perhaps cut by it).
-    """
-
-    coords: NDArray[np.int32]
-    junction: NDArray[np.uint8]
-    ring_offsets: NDArray[np.int64]
-    polygon_offsets: NDArray[np.int64]
-    id: NDArray[np.int64]
-    code: NDArray[np.uint8]
-    area_px: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    confidence_p10: NDArray[np.float64]
-    edge: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.id)
-
-
-# the columns of Polygons that hold one value per polygon
-_ATTRIBUTES = ("id", "code", "area_px", "confidence", "confidence_p10", "edge")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Curves(_Columns):
-    """Ragged curves: arcs, or closed rings, in the conventions of :class:`Polygons`; ``id`` is the instance's."""
-
-    coords: NDArray[np.int32]
-    junction: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    id: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ends(_Columns):
+class Ends(Columns):
     """Keys of arcs: ``4 * corner + direction`` of the first crack, and of the crack that follows the last one.
 
     ``corner`` is ``row * (scene width + 1) + col``. A directed crack has one pixel on its right hand, so it belongs to
@@ -156,7 +101,7 @@ class Ends(_Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Instances(_Columns):
+class Instances(Columns):
     """One chunk's share of instances that reach into other chunks, sorted by id; columns as in :class:`Polygons`."""
 
     id: NDArray[np.int64]
@@ -166,7 +111,7 @@ class Instances(_Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Histograms(_Columns):
+class Histograms(Columns):
     """Sparse histograms of uint8 confidences: group ``g`` has the entries ``offsets[g]:offsets[g + 1]``.
 
     Within a group values ascend. Counts are exact integers, so sums over chunks do not depend on their order.
@@ -178,7 +123,7 @@ class Histograms(_Columns):
 
     def take(self, groups: NDArray[np.integer[Any]]) -> Histograms:
         """The histograms of the given groups, in that order."""
-        entries, offsets = _take_ragged(self.offsets, groups)
+        entries, offsets = take_ragged(self.offsets, groups)
         return Histograms(offsets=offsets, value=self.value[entries], count=self.count[entries])
 
     @staticmethod
@@ -207,7 +152,7 @@ class Histograms(_Columns):
 
         The percentile is the smallest value ``v`` such that at least ``ceil(n / 10)`` of the ``n`` pixels are <= v.
         """
-        counts, sums = _offsets(self.count), _offsets(self.count * self.value)
+        counts, sums = offsets_of(self.count), offsets_of(self.count * self.value)
         before, pixels = counts[self.offsets[:-1]], np.diff(counts[self.offsets])
         filled = pixels > 0
         mean = np.full(pixels.size, np.nan)
@@ -299,7 +244,7 @@ def trace_chunk(
     def curves(chosen: NDArray[np.int64]) -> Curves:
         """The chosen arcs or rings under their global ids, sorted by those."""
         chosen = chosen[np.argsort(ids[label[chosen]], kind="stable")]
-        return Curves(*_take_curves(coords, junction, offsets, chosen), id=ids[label[chosen]])
+        return Curves(*take_curves(coords, junction, offsets, chosen), id=ids[label[chosen]])
 
     closed = closed[np.argsort(ids[closed])]
     shared = np.flatnonzero(is_open)
@@ -312,7 +257,7 @@ def trace_chunk(
             coords=finished.coords,
             junction=finished.junction,
             ring_offsets=finished.offsets,
-            polygon_offsets=_run_offsets(finished.id),
+            polygon_offsets=run_offsets(finished.id),
             id=ids[closed],
             code=codes[closed],
             area_px=area[closed],
@@ -344,16 +289,16 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
         InputError: an arc ends where none starts: a chunk is missing or given twice.
     """
     parts = list(fragments)
-    rings = _concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
+    rings = concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
     # the first vertex of a shell is the least of all its polygon's: sorting by it puts shells first
     order = np.lexsort((*rings.coords[rings.offsets[:-1]].T, rings.id))
-    coords, junction, ring_offsets = _take_curves(rings.coords, rings.junction, rings.offsets, order)
+    coords, junction, ring_offsets = take_curves(rings.coords, rings.junction, rings.offsets, order)
     instances, confidence, confidence_p10 = _add_up(parts)
     joined = Polygons(
         coords=coords,
         junction=junction,
         ring_offsets=ring_offsets,
-        polygon_offsets=_run_offsets(rings.id[order]),
+        polygon_offsets=run_offsets(rings.id[order]),
         id=instances.id,
         code=instances.code,
         area_px=instances.area_px,
@@ -361,7 +306,7 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
         confidence_p10=confidence_p10,
         edge=instances.edge,
     )
-    return _merge_by_id([joined, *(part.closed for part in parts)])
+    return merge_by_id([joined, *(part.closed for part in parts)])
 
 
 # --- labels --------------------------------------------------------------------------------------------------------
@@ -661,7 +606,7 @@ def _histograms_by_label(
     """The histogram of every label's confidences; all empty without confidence."""
     if confidence is None:
         return Histograms(np.zeros(area.size + 1, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64))
-    offsets = _offsets(area)
+    offsets = offsets_of(area)
     grouped = _group_by_label(labels, confidence, offsets[:-1].copy(), int(offsets[-1]))
     return Histograms(*_count_values(grouped, offsets))
 
@@ -737,7 +682,7 @@ def _count_values(
 
 def _join_arcs(fragments: list[Fragment]) -> Curves:
     """Chain all arcs into closed rings, each starting at its least vertex."""
-    arcs = _concatenate_curves([fragment.arcs for fragment in fragments])
+    arcs = concatenate_curves([fragment.arcs for fragment in fragments])
     start = np.concatenate([fragment.ends.start for fragment in fragments] + [np.zeros(0, np.int64)])
     end = np.concatenate([fragment.ends.end for fragment in fragments] + [np.zeros(0, np.int64)])
     order = np.argsort(start)
@@ -745,7 +690,7 @@ def _join_arcs(fragments: list[Fragment]) -> Curves:
         raise InputError("arcs do not meet across the chunks; give the fragment of every chunk once")
     following = order[np.searchsorted(start[order], end)]
     chained, ring_starts = _chain(following)
-    coords, junction, offsets = _take_curves(arcs.coords, arcs.junction, arcs.offsets, chained)
+    coords, junction, offsets = take_curves(arcs.coords, arcs.junction, arcs.offsets, chained)
     closed = _close_rings(coords, junction, offsets[ring_starts])
     return Curves(*closed, id=arcs.id[chained[ring_starts[:-1]]])
 
@@ -806,108 +751,6 @@ def _add_up(fragments: list[Fragment]) -> tuple[Instances, NDArray[np.float64], 
     np.logical_or.at(edge, group, np.concatenate([part.edge for part in parts] + [np.zeros(0, np.bool_)]))
     mean, p10 = Histograms.merge([fragment.histograms for fragment in fragments], group, ids.size).summary()
     return Instances(id=ids, code=code, area_px=area, edge=edge), mean, p10
-
-
-# --- ragged arrays -------------------------------------------------------------------------------------------------
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Offsets of groups that follow one another: 0, then the running sum."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-
-
-def _run_offsets(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Offsets of the runs of equal values."""
-    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    return np.concatenate([[0], changes, [values.size]]) if values.size else np.zeros(1, np.int64)
-
-
-def _take_ragged(
-    offsets: NDArray[np.int64], chosen: NDArray[np.integer[Any]]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of all elements of the chosen groups, and the offsets of these groups among them."""
-    lengths = np.diff(offsets)[chosen]
-    taken = _offsets(lengths)
-    return np.arange(taken[-1]) + np.repeat(offsets[chosen] - taken[:-1], lengths), taken
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_curves(
-    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: NDArray[np.int64], chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64]]:
-    """Copy the chosen curves, in that order: coordinates, flags and offsets."""
-    taken = np.zeros(chosen.size + 1, np.int64)
-    for i in range(chosen.size):
-        taken[i + 1] = taken[i] + offsets[chosen[i] + 1] - offsets[chosen[i]]
-    new_coords = np.empty((taken[-1], 2), np.int32)
-    new_junction = np.empty(taken[-1], np.uint8)
-    for i in range(chosen.size):
-        shift = offsets[chosen[i]] - taken[i]
-        for to in range(taken[i], taken[i + 1]):
-            new_coords[to, 0] = coords[to + shift, 0]
-            new_coords[to, 1] = coords[to + shift, 1]
-            new_junction[to] = junction[to + shift]
-    return new_coords, new_junction, taken
-
-
-def _concatenate_offsets(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Offsets of ragged arrays put one after the other."""
-    return _offsets(np.concatenate([np.diff(part) for part in parts] + [np.zeros(0, np.int64)]))
-
-
-def _concatenate_curves(parts: list[Curves]) -> Curves:
-    """Curves of several chunks, one after the other."""
-    return Curves(
-        coords=np.concatenate([part.coords for part in parts] + [np.zeros((0, 2), np.int32)]),
-        junction=np.concatenate([part.junction for part in parts] + [np.zeros(0, np.uint8)]),
-        offsets=_concatenate_offsets([part.offsets for part in parts]),
-        id=np.concatenate([part.id for part in parts] + [np.zeros(0, np.int64)]),
-    )
-
-
-def _merge_by_id(parts: list[Polygons]) -> Polygons:
-    """All polygons of some parts, sorted by id; each part is copied straight to its place."""
-    order = np.argsort(np.concatenate([part.id for part in parts]))
-    places = np.argsort(order)
-    rings = np.concatenate([np.diff(part.polygon_offsets) for part in parts])
-    vertices = np.concatenate([np.diff(part.ring_offsets[part.polygon_offsets]) for part in parts])
-    polygon_offsets, vertex_offsets = _offsets(rings[order]), _offsets(vertices[order])
-    coords = np.empty((vertex_offsets[-1], 2), np.int32)
-    junction = np.empty(vertex_offsets[-1], np.uint8)
-    ring_offsets = np.full(polygon_offsets[-1] + 1, vertex_offsets[-1])
-    for part, place in zip(parts, np.split(places, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
-        _place_polygons(
-            (part.coords, part.junction, part.ring_offsets, part.polygon_offsets),
-            (coords, junction, ring_offsets),
-            polygon_offsets[place],
-            vertex_offsets[place],
-        )
-    return Polygons(
-        coords=coords,
-        junction=junction,
-        ring_offsets=ring_offsets,
-        polygon_offsets=polygon_offsets,
-        **{name: np.concatenate([getattr(part, name) for part in parts])[order] for name in _ATTRIBUTES},
-    )
-
-
-@numba.njit(cache=True, nogil=True)
-def _place_polygons(
-    part: tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
-    whole: tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int64]],
-    first_ring: NDArray[np.int64],
-    first_vertex: NDArray[np.int64],
-) -> None:
-    """Copy polygons, each to its first ring and vertex in the whole."""
-    coords, junction, ring_offsets, polygon_offsets = part
-    for polygon in range(first_ring.size):
-        shell = polygon_offsets[polygon]
-        shift = first_vertex[polygon] - ring_offsets[shell]
-        for ring in range(shell, polygon_offsets[polygon + 1]):
-            whole[2][first_ring[polygon] + ring - shell] = ring_offsets[ring] + shift
-            for vertex in range(ring_offsets[ring], ring_offsets[ring + 1]):
-                whole[0][vertex + shift, 0], whole[0][vertex + shift, 1] = coords[vertex, 0], coords[vertex, 1]
-                whole[1][vertex + shift] = junction[vertex]
 
 
 def _check_chunk(
