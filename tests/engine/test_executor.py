@@ -54,7 +54,7 @@ def test_no_items(executor):
 
 def test_a_failure_keeps_the_rest(executor):
     found = []
-    with pytest.raises(ChunkError, match="1 of 6 chunks failed in stage work.*OSError: no space left.*again"):
+    with pytest.raises(ChunkError, match=r"1 of 6 chunks failed in stage work.*OSError: no space left.*again"):
         executor.run("work", fail_on_three, {}, range(6), lambda item, _: found.append(item))
     assert sorted(found) == [0, 1, 2, 4, 5]
 
@@ -74,7 +74,7 @@ def test_dask_works_in_other_processes(executor):
 
 def test_no_scheduler_at_the_address():
     with (
-        pytest.raises(SettingsError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),
+        pytest.raises(SettingsError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
         open_executor(Execution(scheduler="tcp://127.0.0.1:9")),
     ):
         pass

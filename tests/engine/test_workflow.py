@@ -220,7 +220,7 @@ def test_uint16_needs_a_scale_and_is_right_with_one(write_scene, finished, land,
     with rasterio.open(land) as raster:
         pixels = raster.read()
     wide = write_scene(pixels.astype(np.uint16) * 10, "wide", nodata=0, photometric="RGB")
-    with pytest.raises(SceneError, match="uint16.*--scale"):
+    with pytest.raises(SceneError, match=r"uint16.*--scale"):
         geoseg.run(wide, tmp_path / "refused", settings=settings, execution=SERIAL)
     assert not (tmp_path / "refused").exists()
     result = geoseg.run(wide, tmp_path / "layers", settings=replace(settings, scale=(0, 2550)), execution=SERIAL)
