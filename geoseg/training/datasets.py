@@ -356,13 +356,13 @@ class Sampler:
         sources: where to draw from, by their shares.
         size: side of a crop, pixels.
         seed: of the random numbers.
-        gap_weight: weight of the field class where two fields touch or nearly do.
+        gap_weight: weight of the field class within four pixels of two fields, where they must come apart.
     """
 
     sources: Sequence[Source]
     size: int = 256
     seed: int = 0
-    gap_weight: float = 4.0
+    gap_weight: float = 6.0
     rng: np.random.Generator = field(init=False)
     _anchors: list[list[NDArray[np.int32]]] = field(init=False)
 
@@ -460,7 +460,7 @@ class Sampler:
         present, known = planes(crop.labels)
         weight = known.astype(np.float32)
         if crop.instances is not None:
-            gap, close = separate_fields(np.ascontiguousarray(crop.instances))
+            gap, close = separate_fields(np.ascontiguousarray(crop.instances), reach=4)
             present[_FIELD][gap] = 0
             weight[_FIELD][close] *= self.gap_weight
         image = augment(np.ascontiguousarray(crop.image), self.rng)
