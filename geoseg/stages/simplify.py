@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
-from geoseg.rings import Polygons
+from geoseg.rings import Polygons, offsets_of
 
 __all__ = ["simplify_polygons"]
 
@@ -64,7 +64,9 @@ def simplify_polygons(polygons: Polygons, tolerance_px: float) -> Polygons:
     )
     followers = leads[twins[leads] >= 0]
     _copy_reversed(kept, arcs[followers], arcs[twins[followers]])
-    new_coords, new_junction, new_offsets = _take_kept(coords, polygons.junction, offsets, kept)
+    kept[offsets[1:] - 1] = True  # every ring is closed by a vertex, be it another one
+    new_offsets = offsets_of(np.add.reduceat(kept, offsets[:-1], dtype=np.int64))
+    new_coords, new_junction = _take_kept(coords, polygons.junction, offsets, kept, new_offsets)
     return replace(polygons, coords=new_coords, junction=new_junction, ring_offsets=new_offsets)
 
 
@@ -79,29 +81,19 @@ def _vertex(arc: Ints, i: int) -> int:
     return int(arc[0] + (place if place < arc[1] else place - arc[1]))
 
 
-@numba.njit(cache=True, nogil=True)
 def _cut_at_junctions(junction: NDArray[np.uint8], offsets: Ints) -> Ints:
     """Arcs of all rings, int64 (n, 4). A ring without junctions is one arc, from its first vertex round to itself."""
-    rings = offsets.size - 1
-    arcs = np.empty((rings + np.count_nonzero(junction), 4), np.int64)
-    count = 0
-    for ring in range(rings):
-        begin, distinct = offsets[ring], offsets[ring + 1] - offsets[ring] - 1
-        first = -1
-        last = -1
-        for place in range(distinct):
-            if junction[begin + place]:
-                if first < 0:
-                    first = place
-                else:
-                    arcs[count] = (begin, distinct, last, place - last)
-                    count += 1
-                last = place
-        if first < 0:
-            first, last = 0, 0
-        arcs[count] = (begin, distinct, last, first + distinct - last)
-        count += 1
-    return arcs[:count].copy()
+    begins, distinct = offsets[:-1], np.diff(offsets) - 1
+    cuts = junction > 0
+    cuts[offsets[1:] - 1] = False  # the first vertex again
+    cuts[begins[np.add.reduceat(cuts, begins, dtype=np.int64) == 0]] = True
+    starts = np.flatnonzero(cuts)
+    ring = np.searchsorted(begins, starts, side="right") - 1
+    following = np.append(starts[1:], 0)
+    # the last arc of a ring ends where its first one begins
+    last = np.append(ring[1:] != ring[:-1], True)
+    following[last] = starts[np.searchsorted(ring, ring[last])] + distinct[ring[last]]
+    return np.stack([begins[ring], distinct[ring], starts - begins[ring], following - starts], axis=1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -206,7 +198,7 @@ def _thin_arcs(
             continue
         for j in range(edges + 1):
             vertices[j] = _vertex(arcs[i], j)
-            links[j] = (j - 1, j + 1)
+            links[j, 0], links[j, 1] = j - 1, j + 1
         _thin_arc(coords, vertices[: edges + 1], links, edges - 1 - least[i], largest, kept, cells)
 
 
@@ -235,7 +227,7 @@ def _thin_arc(
         entry = queue[0]
         size = _pop(queue, size)
         i = entry & 0xFFFFFFFF
-        before, after = links[i]
+        before, after = links[i, 0], links[i, 1]
         a, b, c = vertices[before], vertices[i], vertices[after]
         if not kept[b] or abs(_turn(coords, a, b, c)) != entry >> 32:
             continue  # gone, or queued again since with another triangle
@@ -345,13 +337,9 @@ def _copy_reversed(kept: NDArray[np.bool_], arcs: Ints, twins: Ints) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _take_kept(
-    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: Ints, kept: NDArray[np.bool_]
-) -> tuple[NDArray[np.int32], NDArray[np.uint8], Ints]:
+    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: Ints, kept: NDArray[np.bool_], new_offsets: Ints
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """The rings of the kept vertices, closed again."""
-    new_offsets = np.zeros_like(offsets)
-    for ring in range(offsets.size - 1):
-        left = np.count_nonzero(kept[offsets[ring] : offsets[ring + 1] - 1])
-        new_offsets[ring + 1] = new_offsets[ring] + left + 1
     new_coords = np.empty((new_offsets[-1], 2), np.int32)
     new_junction = np.empty(new_offsets[-1], np.uint8)
     for ring in range(offsets.size - 1):
@@ -362,9 +350,6 @@ def _take_kept(
                 new_junction[to] = junction[vertex]
                 to += 1
         first = new_offsets[ring]
-        new_coords[to, 0], new_coords[to, 1], new_junction[to] = (
-            new_coords[first, 0],
-            new_coords[first, 1],
-            new_junction[first],
-        )
-    return new_coords, new_junction, new_offsets
+        new_coords[to, 0], new_coords[to, 1] = new_coords[first, 0], new_coords[first, 1]
+        new_junction[to] = new_junction[first]
+    return new_coords, new_junction
