@@ -1,8 +1,9 @@
 """One scene on a Dask cluster that already runs.
 
 ``python workflows/one_scene.py SCENE DIR tcp://host:8786``. Start the cluster with ``dask scheduler`` and, on each
-machine, ``dask worker tcp://host:8786 --nthreads 1 --nworkers 8`` (``--resources GPU=1 --nworkers 1`` on a machine with a GPU). All workers must see SCENE and DIR under the same paths.
-The command goes on where an earlier one was stopped, on this cluster or another.
+machine, ``dask worker tcp://host:8786 --nthreads 1 --nworkers 8`` (``--resources GPU=1 --nworkers 1`` on a machine with
+a GPU). All workers must see SCENE and DIR under the same paths. The command goes on where an earlier one was stopped,
+on this cluster or another.
 """
 
 from __future__ import annotations

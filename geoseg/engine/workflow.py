@@ -36,12 +36,14 @@ from geoseg.errors import SceneError, SettingsError
 from geoseg.export.cog import write_cog
 from geoseg.export.vectors import FORMATS, make_layer, write_layers
 from geoseg.lattice import Chunk, Lattice
+from geoseg.rings import Polygons
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings
 from geoseg.stages.instances import Merge, merge_faces
-from geoseg.stages.polygons import measure, simplify, to_geometries
+from geoseg.stages.polygons import measure, to_geometries
 from geoseg.stages.predict import NODATA
-from geoseg.stages.trace import Fragment, Polygons, join_fragments
+from geoseg.stages.simplify import simplify_polygons
+from geoseg.stages.trace import Fragment, join_fragments
 
 __all__ = ["check_formats", "run", "vectorize"]
 
@@ -301,9 +303,9 @@ def _layers(
 ) -> dict[str, geopandas.GeoDataFrame]:
     """Simplifies all classes together, measures, drops what is too small, and sorts into layers."""
     with watch.stage("simplify"):
-        geometries = to_geometries(polygons, grid.transform, keep_junctions=simplify_m > 0)
         if simplify_m > 0:
-            geometries = simplify(geometries, simplify_m * _units_per_metre(grid))
+            polygons = simplify_polygons(polygons, simplify_m / grid.gsd_m)
+        geometries = to_geometries(polygons, grid.transform, keep_junctions=simplify_m > 0)
         area_m2, perimeter_m = measure(geometries, grid.crs)
         large = area_m2 >= settings.min_area_m2
     layers = {}
@@ -322,11 +324,6 @@ def _layers(
             crs=grid.crs,
         )
     return layers
-
-
-def _units_per_metre(grid: Scene) -> float:
-    """CRS units in one metre of ground at this grid, e.g. 1 for UTM, about 1e-5 for degrees."""
-    return float(np.sqrt(abs(grid.transform.determinant)) / grid.gsd_m)
 
 
 def _ground_m2(grid: Scene) -> float:
