@@ -15,6 +15,8 @@ __all__ = ["connect", "fitting_workers"]
 
 _WORKER_BYTES = 2 * 1024**3
 _START_TIMEOUT_S = 120
+# A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
+_WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
 
 
 def fitting_workers() -> int:
@@ -105,6 +107,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
             "silence_logs": logging.ERROR,
+            "config": _WORKER_CONFIG,
             "env": {"CUDA_VISIBLE_DEVICES": str(index) if holds_gpu else ""},
         }
         return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}

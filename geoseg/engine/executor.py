@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from geoseg.engine.cluster import connect, fitting_workers
 from geoseg.errors import ChunkError, InputError
 from geoseg.settings import Execution
 
-__all__ = ["DaskExecutor", "Executor", "SerialExecutor", "fit", "open_executor"]
+__all__ = ["DaskExecutor", "Executor", "SerialExecutor", "fit", "open_executor", "peak_bytes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -95,6 +96,22 @@ class Executor(Protocol):
         """
         ...
 
+    def peak_worker_bytes(self) -> int:
+        """Most memory that one working process has taken so far (resident set), bytes."""
+        ...
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has taken so far (resident set), bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
 
 class SerialExecutor:
     """Runs every kernel in this thread, one after the other: the oracle of all other executors."""
@@ -126,6 +143,10 @@ class SerialExecutor:
             else:
                 on_result(item, result)
         _raise_if_failed(stage, failures, total)
+
+    def peak_worker_bytes(self) -> int:
+        """See :meth:`Executor.peak_worker_bytes`."""
+        return peak_bytes()
 
 
 class DaskExecutor:
@@ -194,6 +215,10 @@ class DaskExecutor:
             future.release()
             submit_next()
         _raise_if_failed(stage, failures, len(submitted))
+
+    def peak_worker_bytes(self) -> int:
+        """See :meth:`Executor.peak_worker_bytes`."""
+        return max(self._client.run(peak_bytes).values(), default=0)
 
     def _next(self, done: queue.SimpleQueue[Any], stage: str) -> Any:
         """Waits for a future; gives up when the cluster has had no worker for a while, instead of waiting for ever."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ import shapely
 
 from geoseg.engine import kernels
 from geoseg.engine.directory import RunDirectory
-from geoseg.engine.executor import Executor, fit, open_executor
+from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.plan import Plan, make_plan
 from geoseg.engine.progress import Advance, Progress, Silent
 from geoseg.engine.result import LayerSummary, Result, StageTime
@@ -113,6 +111,7 @@ def run(
         job = kernels.VectorJob(source=store, scene_shape=(lattice.height, lattice.width), store=store)
         merge, valid = _label(job, lattice, executor, watch)
         _trace(job, lattice, merge, executor, watch)
+        worker_bytes = executor.peak_worker_bytes()
     polygons = _join(job, lattice, watch)
     layers = _layers(polygons, plan.grid, plan.codes, plan.simplify_m, settings.vector, watch, plan.card.name)
     with watch.stage("export"):
@@ -125,7 +124,9 @@ def run(
         files=tuple(path.name for path in files),
         executor=executor.name,
     )
-    home.finish(result, _facts(asdict(settings), plan.execution, lattice, valid) | {"model": plan.card.name})
+    home.finish(
+        result, _facts(asdict(settings), plan.execution, lattice, valid, worker_bytes) | {"model": plan.card.name}
+    )
     return result
 
 
@@ -188,6 +189,7 @@ def vectorize(
         merge, valid = _label(job, lattice, executor, watch)
         home.open_store(chunk=chunk, shape=job.scene_shape, arrays=())
         _trace(job, lattice, merge, executor, watch)
+        worker_bytes = executor.peak_worker_bytes()
     polygons = _join(job, lattice, watch)
     codes = classes if classes is not None else {f"class_{code}": int(code) for code in np.unique(polygons.code)}
     layers = _layers(polygons, scene, codes, simplify_m, settings, watch, model=None)
@@ -200,7 +202,7 @@ def vectorize(
         files=tuple(path.name for path in files),
         executor=executor.name,
     )
-    home.finish(result, _facts(asdict(settings), execution, lattice, valid))
+    home.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
     return result
 
 
@@ -373,16 +375,16 @@ def _summaries(layers: Mapping[str, geopandas.GeoDataFrame], ground_m2: float) -
     }
 
 
-def _facts(settings: Mapping[str, Any], execution: Execution, lattice: Lattice, valid: int) -> dict[str, Any]:
+def _facts(
+    settings: Mapping[str, Any], execution: Execution, lattice: Lattice, valid: int, worker_bytes: int
+) -> dict[str, Any]:
     """What ``run.json`` tells beyond the result."""
-    kib = 1 if sys.platform != "darwin" else 1024
-    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "settings": dict(settings),
         "execution": asdict(execution),
         "lattice": asdict(lattice),
         "valid_pixels": valid,
-        "peak_memory_bytes": usage * 1024 // kib,
+        "peak_memory_bytes": {"worker": worker_bytes, "driver": peak_bytes()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
