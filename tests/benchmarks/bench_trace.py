@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_trace.py [SIZE [CHUNK [ROUNDS]]]        default 4096 2048 5
 
 Rounds interleave both sides, and figures are medians of processor time, so that a busy machine disturbs them least.
-Also checks that both sides agree to the last bit.
+Also checks that both sides agree to the last bit, and that simplified neighbours fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from scipy import ndimage
 
 from geoseg.lattice import Window
 from geoseg.stages.instances import find_faces, merge_faces
-from geoseg.stages.polygons import measure, simplify, to_geometries
+from geoseg.stages.polygons import measure, to_geometries
+from geoseg.stages.simplify import simplify_polygons
 from geoseg.stages.trace import join_fragments, trace_chunk
 
 PIXEL = Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000)
@@ -95,9 +96,13 @@ def main(size: int = 4096, chunk: int = 2048, rounds: int = 5) -> None:
         )
         polygons = watch.run("join", lambda fragments=fragments: join_fragments(fragments))
         ours = watch.run("geometries", lambda polygons=polygons: to_geometries(polygons, PIXEL, keep_junctions=False))
-        covering = watch.run("coverage", lambda polygons=polygons: to_geometries(polygons, PIXEL, keep_junctions=True))
-        simple = watch.run("simplify", lambda covering=covering: simplify(covering, 0.5))
+        thinned = watch.run("simplify", lambda polygons=polygons: simplify_polygons(polygons, 1.0))
+        simple = watch.run(
+            "thinned geometries", lambda thinned=thinned: to_geometries(thinned, PIXEL, keep_junctions=True)
+        )
         watch.run("measure", lambda simple=simple: measure(simple, "EPSG:32633"))
+        covering = to_geometries(polygons, PIXEL, keep_junctions=True)
+        watch.run("GEOS simplify", lambda covering=covering: shapely.coverage_simplify(covering, 0.5))
         found = watch.run(
             "rasterio shapes",
             lambda: list(rasterio.features.shapes(mask, mask=mask != 0, connectivity=4, transform=PIXEL)),
@@ -108,6 +113,8 @@ def main(size: int = 4096, chunk: int = 2048, rounds: int = 5) -> None:
         )
     if normalised(ours) != normalised(theirs):
         raise SystemExit("the polygons differ from GDAL's")
+    if not shapely.coverage_is_valid(simple):
+        raise SystemExit("the simplified polygons are no coverage")
 
     megapixels = mask.size / 1e6
     print(f"{size} x {size} px in chunks of {chunk}; {len(polygons)} polygons, {len(polygons.coords)} vertices")
@@ -121,6 +128,9 @@ def main(size: int = 4096, chunk: int = 2048, rounds: int = 5) -> None:
         f"trace + join + to shapely, against the same: {watch.ratio(reference, ('trace', 'join', 'geometries')):.1f} x"
     )
     print(f"trace + join, against rasterio shapes alone: {watch.ratio(reference[:1], ('trace', 'join')):.1f} x")
+    print(f"simplify, against GEOS' coverage_simplify: {watch.ratio(('GEOS simplify',), ('simplify',)):.1f} x")
+    everything = (*exact, "simplify", "thinned geometries", "measure")
+    print(f"mask to measured, simplified polygons: {megapixels / watch.median(*everything):.1f} Mpx/s on one core")
 
 
 if __name__ == "__main__":
