@@ -1,4 +1,4 @@
-"""Polygons on the ground: pixel corners to map coordinates, shared simplification, geodesic areas and perimeters."""
+"""Polygons on the ground: pixel corners to map coordinates, geodesic areas and perimeters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geoseg.errors import InputError
 from geoseg.rings import Polygons
 
-__all__ = ["measure", "simplify", "to_geometries"]
+__all__ = ["measure", "to_geometries"]
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ def to_geometries(polygons: Polygons, transform: Affine, *, keep_junctions: bool
         polygons: rings of pixel corners.
         transform: pixel corners (col, row) to the CRS; may be rotated.
         keep_junctions: keep the vertices that stand on straight stretches where the neighbour changes. With them the
-            polygons are a valid coverage, which :func:`simplify` needs; without them they are bit for bit those of
+            polygons are a valid coverage, and simplified ones only so; without them they are bit for bit those of
             GDAL's polygonizer.
 
     Returns:
@@ -54,30 +54,6 @@ def _from_ragged(
         shapely.GeometryType.POLYGON, coords, (ring_offsets, polygon_offsets)
     )
     return geometries
-
-
-def simplify(geometries: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
-    """Simplify all polygons of a scene together, so that neighbours still fit: no gaps, no overlaps.
-
-    Every shared edge is simplified once, by GEOS' coverage simplifier (Visvalingam-Whyatt: M. Visvalingam, J. Whyatt,
-    *Line generalisation by repeated elimination of points*, 1993). Junctions of three polygons stay where they are, no
-    polygon vanishes, and the order is kept.
-
-    Args:
-        geometries: polygons of all classes, from :func:`to_geometries` with ``keep_junctions=True``; the others are no
-            coverage, and would come apart.
-        tolerance: in units of the CRS, >= 0. A vertex goes while the triangle with its neighbours is smaller than
-            ``tolerance ** 2``. 0 drops only what is collinear in pairs of neighbours.
-
-    Raises:
-        InputError: a negative or infinite tolerance.
-    """
-    if not 0 <= tolerance < np.inf:
-        raise InputError(f"a simplification tolerance of {tolerance}; give a length >= 0")
-    if len(geometries) == 0:
-        return geometries
-    simplified: NDArray[np.object_] = shapely.coverage_simplify(geometries, tolerance)
-    return simplified
 
 
 def measure(geometries: NDArray[np.object_], crs: Any) -> tuple[Floats, Floats]:

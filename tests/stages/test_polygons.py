@@ -1,4 +1,4 @@
-"""Geometries against GDAL, simplification against the definition of a coverage, measures against pyproj's geodesics."""
+"""Geometries against GDAL, measures against pyproj's geodesics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from affine import Affine
 
 from geoseg.errors import InputError
 from geoseg.stages import polygons as polygons_module
-from geoseg.stages.polygons import measure, simplify, to_geometries
+from geoseg.stages.polygons import measure, to_geometries
+from geoseg.stages.simplify import simplify_polygons
 from geoseg.stages.trace import Polygons
 
 UTM = Affine(0.5, 0, 500_000.25, 0, -0.5, 5_300_000.75)
@@ -48,59 +49,11 @@ def test_junctions_make_a_coverage_and_change_no_area(traced: Polygons) -> None:
     assert np.allclose(shapely.area(covering), traced.area_px * 0.25, rtol=1e-12)
 
 
-def test_no_polygons() -> None:
-    class Nothing:
-        coords = np.zeros((0, 2), np.int32)
-        junction = np.zeros(0, np.uint8)
-        ring_offsets = polygon_offsets = np.zeros(1, np.int64)
-
-    for keep_junctions in (False, True):
-        geometries = to_geometries(Nothing(), UTM, keep_junctions=keep_junctions)
-        assert geometries.shape == (0,)
-        assert simplify(geometries, 1.0).shape == (0,)
-        assert [column.shape for column in measure(geometries, "EPSG:32633")] == [(0,), (0,)]
-
-
-@pytest.mark.parametrize("transform", [UTM, ROTATED])
-@pytest.mark.parametrize("tolerance_px", [0.0, 1.0, 2.5, 20.0])
-def test_simplified_neighbours_still_fit(traced: Polygons, transform: Affine, tolerance_px: float) -> None:
-    pixel = float(np.hypot(transform.a, transform.d))
-    exact = to_geometries(traced, transform, keep_junctions=True)
-    simple = simplify(exact, tolerance_px * pixel)
-    assert len(simple) == len(exact)
-    assert shapely.is_valid(simple).all()
-    assert not shapely.is_empty(simple).any()
-    assert (shapely.get_type_id(simple) == shapely.GeometryType.POLYGON).all()
-    assert shapely.coverage_is_valid(simple)
-    assert shapely.get_num_coordinates(simple).sum() <= shapely.get_num_coordinates(exact).sum()
-    # within 1 % of a shape's size: what one instance loses its neighbours win
-    assert abs(shapely.area(simple).sum() / shapely.area(exact).sum() - 1) < 0.01 * max(tolerance_px, 1e-9)
-    if tolerance_px:
-        assert shapely.get_num_coordinates(simple).sum() < 0.7 * shapely.get_num_coordinates(exact).sum()
-
-
-def test_simplifying_does_not_depend_on_the_chunks(vectorize, landscape: np.ndarray) -> None:
-    once, again = (
-        simplify(to_geometries(vectorize(landscape, None, chunk), UTM, keep_junctions=True), 0.75)
-        for chunk in (37, 1000)
-    )
-    assert shapely.to_wkb(once).tolist() == shapely.to_wkb(again).tolist()
-
-
-def test_tolerance_squared_is_the_largest_triangle_removed(vectorize) -> None:
-    mask = np.ones((12, 12), np.uint8)
-    mask[0, 4:7] = (
-        0  # a notch of 3 x 1 px; each of its corners makes a triangle of 1.5 px^2 or more with its neighbours
-    )
-    square = to_geometries(vectorize(mask), Affine.identity(), keep_junctions=True)
-    assert shapely.get_num_coordinates(simplify(square, 1.2))[0] == shapely.get_num_coordinates(square)[0]
-    assert shapely.get_num_coordinates(simplify(square, 1.3))[0] < shapely.get_num_coordinates(square)[0]
-
-
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
-def test_a_tolerance_must_be_a_length(traced: Polygons, tolerance: float) -> None:
-    with pytest.raises(InputError, match="simplification tolerance"):
-        simplify(to_geometries(traced, UTM, keep_junctions=True), tolerance)
+@pytest.mark.parametrize("keep_junctions", [False, True])
+def test_no_polygons(vectorize, keep_junctions: bool) -> None:
+    geometries = to_geometries(vectorize(np.zeros((4, 4), np.uint8)), UTM, keep_junctions=keep_junctions)
+    assert geometries.shape == (0,)
+    assert [column.shape for column in measure(geometries, "EPSG:32633")] == [(0,), (0,)]
 
 
 def by_geod(geometries: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
@@ -137,9 +90,7 @@ def by_geod(geometries: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
 )
 @pytest.mark.parametrize("tolerance_px", [0.0, 4.0])
 def test_measures_are_geodesic(traced: Polygons, crs: str, transform: Affine, tolerance_px: float) -> None:
-    geometries = to_geometries(traced, transform, keep_junctions=True)
-    if tolerance_px:
-        geometries = simplify(geometries, tolerance_px * float(np.sqrt(abs(transform.determinant))))
+    geometries = to_geometries(simplify_polygons(traced, tolerance_px), transform, keep_junctions=True)
     area_m2, perimeter_m = measure(geometries, crs)
     expected_area, expected_perimeter = by_geod(geometries, crs)
     # Karney's sum runs over areas down to the equator, which round to some 1e-4 m2
