@@ -11,6 +11,7 @@ from typing import Any
 from geoseg.engine.result import Result
 from geoseg.engine.store import Store, write_json
 from geoseg.errors import OutputError
+from geoseg.export.atomic import remove_leftovers
 
 __all__ = ["RECORD", "RunDirectory", "read_record"]
 
@@ -106,6 +107,9 @@ class RunDirectory:
             if self._overwrite:
                 self._remove_earlier()
             self.store.create({"identity": self._identity, "chunk": chunk}, chunk=chunk, shape=shape, arrays=arrays)
+        else:
+            remove_leftovers(self.path)
+            self.store.remove_leftovers()
         return self.store
 
     def _remove_earlier(self) -> None:

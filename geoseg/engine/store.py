@@ -26,7 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from geoseg.errors import OutputError
-from geoseg.export.atomic import staged
+from geoseg.export.atomic import remove_leftovers, staged
 from geoseg.lattice import Chunk, Window
 
 __all__ = ["Store", "write_json"]
@@ -143,6 +143,10 @@ class Store:
         """Reads what :meth:`write_fragment` wrote."""
         with np.load(self._fragment_path(chunk)) as arrays:
             return dict(arrays)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed run left half-written."""
+        remove_leftovers(self._fragments)
 
     def drop_fragments(self) -> None:
         """Removes the fragments: once the layers are written nobody reads them."""

@@ -1,0 +1,74 @@
+"""Scenes behind a URL: read by ranges, the same pixels as from the disk."""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from geoseg.errors import SceneError
+from geoseg.lattice import Window
+from geoseg.scene import Scene
+
+
+class RangeHandler(SimpleHTTPRequestHandler):
+    """Serves a folder, byte ranges too, as object stores do."""
+
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_GET(self):
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)?", self.headers.get("Range", ""))
+        path = self.translate_path(self.path)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                content = file.read()
+        except OSError:
+            self.send_error(404)
+            return
+        if wanted is None:
+            self.send_response(200)
+        else:
+            self.asked.append(self.headers["Range"])
+            first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            content = content[first : last + 1]
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_url_reads_like_the_file(served, write_raster, rng):
+    pixels = rng.integers(1, 255, (3, 300, 500), dtype=np.uint8)
+    path = write_raster(pixels, tiled=True, blockxsize=128, blockysize=128, photometric="RGB")
+    local, remote = Scene.open(path), Scene.open(f"{served}/{path.name}")
+    assert remote.bands == local.bands
+    assert remote.transform == local.transform
+    window = Window(-20, 100, 300, 250)
+    for found, expected in zip(remote.read(window, (3, 1)), local.read(window, (3, 1)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert RangeHandler.asked
+
+
+def test_a_url_without_a_file_is_one_line(served):
+    with pytest.raises(SceneError, match="none.tif") as caught:
+        Scene.open(f"{served}/none.tif")
+    assert "\n" not in str(caught.value)
