@@ -142,10 +142,11 @@ def find_faces(mask: NDArray[np.uint8], window: Window, scene_shape: tuple[int, 
     """
     _check_chunk(mask, window, scene_shape)
     traced = np.where(mask == NODATA, np.uint8(0), mask)
-    labels: NDArray[np.int32] = cc3d.connected_components(traced, connectivity=4, out_dtype=np.uint32).view(np.int32)
+    components, count = cc3d.connected_components(traced, connectivity=4, return_N=True, out_dtype=np.uint32)
+    labels: NDArray[np.int32] = components.view(np.int32)
     edge_labels = _rim(labels)
     touching = np.unique(edge_labels[edge_labels > 0])
-    first = _first_pixels(labels, int(labels.max(initial=0)))[touching]
+    first = _first_pixels(labels, count)[touching]
     rows, cols = np.divmod(first, window.width)
     return Faces(
         window=window,

@@ -286,7 +286,7 @@ def join_fragments(fragments: Iterable[Fragment]) -> Polygons:
         Every instance of the scene, sorted by id; the same arrays for any way of cutting the scene into chunks.
 
     Raises:
-        InputError: an arc ends where none starts: a chunk is missing or given twice.
+        InputError: an arc ends where none starts: a chunk that it runs into is missing, or one is given twice.
     """
     parts = list(fragments)
     rings = concatenate_curves([part.holes for part in parts] + [_join_arcs(parts)])
@@ -607,7 +607,8 @@ def _histograms_by_label(
     if confidence is None:
         return Histograms(np.zeros(area.size + 1, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64))
     offsets = offsets_of(area)
-    grouped = _group_by_label(labels, confidence, offsets[:-1].copy(), int(offsets[-1]))
+    # contiguous, so that the kernel is compiled for one layout only
+    grouped = _group_by_label(labels, np.ascontiguousarray(confidence), offsets[:-1].copy(), int(offsets[-1]))
     return Histograms(*_count_values(grouped, offsets))
 
 

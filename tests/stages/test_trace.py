@@ -56,9 +56,9 @@ MASKS = {
     "spiral": spiral(27),
     "nested rings": nested(23),
     "highest codes": (252 + (ROWS * COLS) % 4).astype(np.uint8),
-    "noise": np.random.default_rng(1).integers(0, 2, (40, 37)).astype(np.uint8),
-    "dense noise": (np.random.default_rng(2).random((33, 48)) < 0.7).astype(np.uint8),
-    "noise of classes": np.random.default_rng(3).choice(np.array([0, 1, 2, 3, 255], np.uint8), (31, 29)),
+    "noise": np.random.default_rng(1).integers(0, 2, (25, 22)).astype(np.uint8),
+    "dense noise": (np.random.default_rng(2).random((23, 28)) < 0.7).astype(np.uint8),
+    "noise of classes": np.random.default_rng(3).choice(np.array([0, 1, 2, 3, 255], np.uint8), (21, 19)),
 }
 
 
