@@ -582,7 +582,7 @@ def save_rendered(
     fields: Sequence[Any],
     gsd_m: float,
 ) -> None:
-    """Keep one rendered scene as .npz.
+    """Keep one rendered scene as .npz; a file that exists is whole.
 
     Args:
         path: of the file.
@@ -597,7 +597,10 @@ def save_rendered(
         shell = np.rint(np.asarray(polygon.exterior.coords) - 0.5).astype(np.int32)
         cv2.fillPoly(instances, [shell], number)
     instances[mask != 3] = 0
-    np.savez_compressed(path, image=image, mask=mask, instances=instances, gsd_m=gsd_m)
+    partial = path.with_name(path.stem + ".partial")
+    with partial.open("wb") as file:  # given a name, numpy would add .npz to it
+        np.savez_compressed(file, image=image, mask=mask, instances=instances, gsd_m=gsd_m)
+    partial.replace(path)
 
 
 def load_rendered(paths: Sequence[Path]) -> list[Example]:

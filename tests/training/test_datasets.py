@@ -297,6 +297,7 @@ def test_rendered_scenes_survive_the_disk(tmp_path: Path) -> None:
     image = np.arange(432, dtype=np.uint8).reshape(3, 12, 12)
     fields = [box(1, 2, 6, 10), box(6, 2, 11, 10)]
     save_rendered(tmp_path / "s.npz", image=image, mask=mask, fields=fields, gsd_m=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
     (read,) = load_rendered([tmp_path / "s.npz"])
     assert np.array_equal(read.image.transpose(2, 0, 1), image)
     present, known = planes(read.labels)
