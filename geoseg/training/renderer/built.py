@@ -78,7 +78,7 @@ def _mark(canvas: Canvas, palette: Palette, roads: Sequence[Road], junctions: Po
     for road in mains:
         half = road.width_m / 2
         tracks = _strips([road], [s * half * f for s in (-1, 1) for f in (0.28, 0.72)], 0.6)
-        canvas.blend(canvas.cover_rings(tracks) * 0.3 * (0.5 + wear), palette.asphalt * rng.choice([0.85, 1.15]))
+        canvas.blend(canvas.cover_rings(tracks) * 0.22 * (0.5 + wear), palette.asphalt * rng.choice([0.86, 1.12]))
         if marked and road.width_m > 5.8:
             solid = rng.random() < 0.35
             centre = _strips([road], [-0.15, 0.15] if solid else [0.0], 0.13, on_m=3.0, off_m=0.0 if solid else 6.0)
@@ -212,10 +212,10 @@ def paint_lots(canvas: Canvas, palette: Palette, land: Land, outlines: Sequence[
             )
             wear = np.clip(rng.uniform(0.45, 1.0) + 0.25 * canvas.mottled, 0, 1)
             canvas.blend(canvas.cover_rings(lines) * wear, _YELLOW if rng.random() < 0.15 else _WHITE)
-        for bed in lot.islands:
-            kerb, inner = canvas.cover([bed]), canvas.cover([bed.buffer(-0.35)])
-            canvas.blend(kerb, palette.concrete * 1.02, noise=noise)
+        if lot.islands:
+            canvas.blend(canvas.cover(lot.islands), palette.concrete * 1.02, noise=noise)
             fill = palette.grass if rng.random() < 0.75 else palette.soil * 0.9
+            inner = canvas.cover([bed.buffer(-0.35) for bed in lot.islands])
             canvas.blend(inner, fill * 0.95, noise=0.1 * canvas.mottled)
         if len(lot.arrows):
             turn = lot.arrows[:, 2]

@@ -123,7 +123,7 @@ def line_with_trees(
     points = cells.mean(axis=1) + rng.normal(0, every_m * 0.12, (len(cells), 2))
     size = rng.uniform(*radius, len(points))
     # stretches without trees
-    gaps = np.sin(np.arange(len(points)) * every_m / rng.uniform(20, 90) + rng.uniform(0, 6)) > rng.uniform(-1.2, 0.4)
+    gaps = np.sin(np.arange(len(points)) * every_m / rng.uniform(20, 90) + rng.uniform(0, 6)) > rng.uniform(-1.2, 0.75)
     return np.asarray(np.column_stack([points, size, size * rng.uniform(1.3, 2.2, len(points))])[gaps])
 
 
@@ -143,6 +143,8 @@ def divide(rng: np.random.Generator, land: Land, blocks: list[Polygon], roads: B
     weights = weights * rng.gamma(1.2, 1.0, len(weights))
     weights /= weights.sum()
     tracks: list[Polygon] = []
+    circles = land.season == "dry" and rng.random() < 0.6
+    target_m2 *= 2.5 if circles else 1.0
     for block in blocks:
         heading = land.heading + rng.normal(0, 0.05)
         swing = float(rng.choice([0.0, 0.0, 2.0, 7.0]))
@@ -162,11 +164,27 @@ def divide(rng: np.random.Generator, land: Land, blocks: list[Polygon], roads: B
                 land.woods.append(piece)
             elif use == "scrub":
                 land.scrub.append(piece)
+            elif (
+                circles
+                and piece.area > 15000
+                and shapely.maximum_inscribed_circle(piece).length ** 2 > 0.19 * piece.area
+            ):
+                _irrigate(rng, land, piece)
             else:
                 box = shapely.get_coordinates(shapely.oriented_envelope(piece))
                 edge = max(box[1] - box[0], box[2] - box[1], key=lambda e: float(np.hypot(*e)))
                 rows = float(np.arctan2(edge[1], edge[0])) + (np.pi / 2 if rng.random() < 0.08 else 0.0)
                 land.fields.append(Field(piece, str(rng.choice(names, p=weights)), rows))
+
+
+def _irrigate(rng: np.random.Generator, land: Land, piece: Polygon) -> None:
+    """A circle under a centre pivot, scrub in the corners."""
+    radius = shapely.maximum_inscribed_circle(piece)
+    centre, rim = (np.array(point) for point in radius.coords)
+    circle = Point(centre).buffer(float(np.hypot(*(rim - centre))) - rng.uniform(0.5, 4), quad_segs=40)
+    crop = str(rng.choice(["maize", "beans", "cereal", "wheat", "stubble"], p=[0.4, 0.2, 0.2, 0.1, 0.1]))
+    land.fields.append(Field(circle, crop, 0.0, circle=True))
+    land.scrub += areas(piece.difference(circle.buffer(1.5)), least_m2=60)
 
 
 def _cut_piece(

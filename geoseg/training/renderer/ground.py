@@ -77,7 +77,9 @@ def _row_coordinates(canvas: Canvas, fields: Sequence[Field], pick: _Table, edge
     sway = canvas.broad * np.float32(0.7)
     across = cos * grid[:, None] - sin * grid[None, :] + sway + pick(rng.uniform(0, 400, n))
     along = cos * grid[None, :] + sin * grid[:, None] + pick(rng.uniform(0, 4000, n))
-    headland = edge_m < pick(np.where(rng.random(n) < 0.75, rng.uniform(7, 20, n), 0))
+    # irrigated circles have nothing but headland
+    depth = np.where(rng.random(n) < 0.6, rng.uniform(6, 18, n), 0)
+    headland = edge_m < pick(np.where([field.circle for field in fields], 1e4, depth))
     return np.where(headland, edge_m, across), along
 
 
@@ -233,8 +235,8 @@ def paint_water(canvas: Canvas, palette: Palette, outlines: Sequence[Polygon]) -
     clear = np.float32(rng.uniform(1.5, 9.0))
     depth = 1 - np.exp(-inside / (clear * np.clip(1 + 0.5 * shifting, 0.3, 2.5)))
     wind = canvas.other(canvas.broad)
-    ripple = np.asarray(cv2.GaussianBlur(canvas.other(canvas.grain), (0, 0), max(0.7 / canvas.gsd_m, 0.35)))
-    ripple = ripple / max(float(ripple.std()), 1e-6)
+    swell = np.asarray(cv2.GaussianBlur(canvas.other(canvas.grain), (0, 0), max(0.7 / canvas.gsd_m, 0.35)))
+    ripple = swell / max(float(swell.std()), 1e-6)
     gradient = (
         np.linspace(-1, 1, canvas.size)[:, None] * canvas.sun[1]
         + np.linspace(-1, 1, canvas.size)[None, :] * canvas.sun[0]

@@ -41,11 +41,12 @@ class Building:
 
 @dataclass(frozen=True)
 class Field:
-    """A cultivated parcel, its crop and the direction of its rows in radians."""
+    """A cultivated parcel, its crop and the direction of its rows in radians; irrigated circles have round rows."""
 
     polygon: Polygon
     crop: str
     heading: float
+    circle: bool = False
 
 
 @dataclass(frozen=True)

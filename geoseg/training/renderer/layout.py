@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -76,7 +77,7 @@ def lay_out(seed: np.random.Generator, extent_m: float) -> Land:
     land.heading = float(rng.choice([rng.normal(0, 0.05), rng.uniform(-0.7, 0.7)]))
     land.roads += network.draw_main_roads(rng, extent_m, land.heading)
     if extent_m > 450 and rng.random() < 0.7:
-        land.roads += network.draw_highway(rng, extent_m)
+        land.roads += network.draw_highway(rng, extent_m, land.roads)
     _water(rng, land)
     square_km = (extent_m / 1000) ** 2
     for number in range(max(1, round(square_km * rng.uniform(1.6, 4.5)))):
@@ -111,7 +112,7 @@ def _finish_fields(land: Land) -> None:
     for parcel in land.fields:
         if parcel.polygon.intersects(tracks):
             parts = areas(parcel.polygon.difference(tracks), least_m2=150)
-            kept += [type(parcel)(part, parcel.crop, parcel.heading) for part in parts]
+            kept += [replace(parcel, polygon=part) for part in parts]
         else:
             kept.append(parcel)
     land.fields = kept

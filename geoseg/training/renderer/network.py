@@ -6,6 +6,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely import LineString, MultiLineString, Polygon
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.training.renderer.land import Land, Road, areas, wavy_line
 
@@ -45,15 +46,29 @@ def ribbons(
     )
 
 
-def draw_highway(rng: np.random.Generator, extent_m: float) -> list[Road]:
-    """Two carriageways of a highway across the land, a planted strip between them."""
-    angle = rng.uniform(0, np.pi)
-    direction = np.array([np.cos(angle), np.sin(angle)])
-    side = np.array([-direction[1], direction[0]])
-    centre = np.full(2, extent_m / 2) + side * rng.choice([-1, 1]) * extent_m * rng.uniform(0.22, 0.42)
-    reach = 0.95 * extent_m + 150
-    axis = wavy_line(rng, centre - direction * reach, centre + direction * reach, min(45.0, extent_m * 0.03))
-    axis = LineString(shapely.get_coordinates(axis)).segmentize(12)
+def _longest_overlap(line: LineString, ground: BaseGeometry) -> float:
+    return max((part.length for part in _pieces(line.intersection(ground))), default=0.0)
+
+
+def draw_highway(rng: np.random.Generator, extent_m: float, others: list[Road]) -> list[Road]:
+    """Two carriageways of a highway across the land, a planted strip between them.
+
+    Args:
+        rng: the source of chance.
+        extent_m: edge of the land.
+        others: roads to cross, the more squarely the better.
+    """
+    crossed = shapely.union_all([road.line.buffer(15) for road in others])
+    axes = []
+    for _ in range(10):
+        angle = rng.uniform(0, np.pi)
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        side = np.array([-direction[1], direction[0]])
+        centre = np.full(2, extent_m / 2) + side * rng.choice([-1, 1]) * extent_m * rng.uniform(0.18, 0.42)
+        reach = 0.95 * extent_m + 150
+        line = wavy_line(rng, centre - direction * reach, centre + direction * reach, min(45.0, extent_m * 0.03))
+        axes.append(LineString(shapely.get_coordinates(line)).segmentize(12))
+    axis = min(axes, key=lambda line: _longest_overlap(line, crossed))
     half_gap = HIGHWAY_HALF_GAP_M + rng.uniform(-1.5, 2.5)
     width = rng.choice([10.5, 11.5, 14.0])
     return [Road(axis.offset_curve(sign * half_gap), float(width), "highway") for sign in (-1, 1)]
@@ -99,8 +114,8 @@ def draw_main_roads(rng: np.random.Generator, extent_m: float, heading: float) -
 
 def pave(roads: list[Road], *, kinds: tuple[str, ...] = ("highway", "main", "street", "track")) -> Polygon:
     """The merged area of roads, with rounded corners where they meet."""
-    areas_ = [road.area for road in roads if road.kind in kinds]
-    merged = shapely.union_all(areas_)
+    bodies = [road.area for road in roads if road.kind in kinds]
+    merged = shapely.union_all(bodies)
     rest = shapely.union_all([road.area for road in roads if road.kind in kinds and road.kind != "highway"])
     # closing rounds the inner corners of junctions, as kerbs do; highways pass over and under without corners
     rounded = rest.buffer(5, quad_segs=6).buffer(-5, quad_segs=6)

@@ -113,25 +113,36 @@ def paint(edges: Edges, height: int, width: int) -> tuple[Floats, Floats]:
         Coverage 0..1, float32 (height, width), and colours, float32 (channels, height, width), which are only
         meaningful where the coverage is above zero.
     """
+    cover = np.zeros((height, width), np.float32)
+    colours = np.zeros((edges.values.shape[1], height, width), np.float32)
     row, x, edge, sign = _crossings(edges, height, _SUBROWS)
+    if not len(row):
+        return cover, colours
+    # sums run over the rows and columns that the shapes reach, not over the whole picture
     x = np.clip(x, 0, width)
+    top, left = int(row.min()) // _SUBROWS, int(x.min())
+    rows = int(row.max()) // _SUBROWS - top + 1
+    cols = min(int(x.max()) + 1, width) - left
     column = x.astype(np.int64)
     later = (x - column) * sign / _SUBROWS
     now = sign / _SUBROWS - later
-    flat = row // _SUBROWS * (width + 2) + column
+    flat = (row // _SUBROWS - top) * (cols + 2) + column - left
 
     def fill(weights: NDArray[np.float64] | None) -> Floats:
         scale = 1.0 if weights is None else weights
-        grid = np.bincount(flat, weights=now * scale, minlength=height * (width + 2))
-        grid += np.bincount(flat + 1, weights=later * scale, minlength=height * (width + 2))
-        return np.cumsum(grid.reshape(height, width + 2), axis=1)[:, :width].astype(np.float32)
+        grid = np.bincount(flat, weights=now * scale, minlength=rows * (cols + 2))
+        grid += np.bincount(flat + 1, weights=later * scale, minlength=rows * (cols + 2))
+        return np.cumsum(grid.reshape(rows, cols + 2), axis=1)[:, :cols].astype(np.float32)
 
-    cover = fill(None)
-    colours = np.zeros((edges.values.shape[1], height, width), np.float32)
-    safe = np.maximum(cover, 1e-3)
+    if cols <= 0:
+        return cover, colours
+    at = np.s_[top : top + rows, left : left + cols]
+    share = fill(None)
+    cover[at] = np.clip(share, 0, 1)
+    safe = np.maximum(share, 1e-3)
     for channel in range(len(colours)):
-        colours[channel] = fill(edges.values[edge, channel]) / safe
-    return np.clip(cover, 0, 1), colours
+        colours[channel][at] = fill(edges.values[edge, channel]) / safe
+    return cover, colours
 
 
 def fractal(

@@ -47,9 +47,9 @@ class _Frame:
         return _Frame(self.world((s, t)), along, across)
 
 
-def _rectangles(starts: NDArray[np.float64], width: float, depth: float) -> NDArray[np.float64]:
-    """Local rectangles from their corners of least s and t: float64 (n, 4, 2)."""
-    return np.asarray(starts[:, None, :] + np.array([(0, 0), (width, 0), (width, depth), (0, depth)]))
+def _stall_rings(starts: NDArray[np.float64], width: float, depth: float, lean: float) -> NDArray[np.float64]:
+    """Local stalls from their corners of least s and t, the far side moved by `lean`: float64 (n, 4, 2)."""
+    return np.asarray(starts[:, None, :] + np.array([(0, 0), (width, 0), (width + lean, depth), (lean, depth)]))
 
 
 def _stall_rows(width: float) -> tuple[list[tuple[float, bool]], float]:
@@ -69,22 +69,26 @@ def _make_lot(rng: np.random.Generator, frame: _Frame, length: float, width: flo
     rows, aisle = _stall_rows(width)
     if width < 2 * STALL_DEPTH_M + 5.5:  # one row only
         rows, aisle = [(0.0, False)], width - STALL_DEPTH_M
-    inset = aisle + STALL_DEPTH_M if length > 40 else 0.6
+    inset = 6.8 if length > 40 else 0.6
+    slanted = rng.random() < 0.25  # stalls at 60 degrees to the aisle
+    pitch, lean = (
+        (STALL_WIDTH_M / np.sin(np.pi / 3), STALL_DEPTH_M / np.tan(np.pi / 3)) if slanted else (STALL_WIDTH_M, 0.0)
+    )
     stalls, islands, arrows = [], [], []
     planted, every = rng.random() < 0.75, int(rng.integers(9, 17))
     for t, inner in rows:
         first, last = (inset, length - inset) if inner else (0.8 + (t > 0) * 2.0, length - 0.8)
         ends = 2.8 if inner and planted else 0.0
-        count = int((last - first - 2 * ends) / STALL_WIDTH_M)
-        first += (last - first - 2 * ends - count * STALL_WIDTH_M) / 2
+        count = int((last - first - 2 * ends - lean) / pitch)
+        first += (last - first - 2 * ends - lean - count * pitch) / 2
         places = np.arange(count)
         if planted and inner:
-            islands += [(first + 0.3, t, ends - 0.6), (first + ends + count * STALL_WIDTH_M + 0.3, t, ends - 0.6)]
-            gap = places % every == every - 1
+            islands += [(first + 0.3, t, ends - 0.6), (first + ends + count * pitch + lean + 0.3, t, ends - 0.6)]
+            gap = (places % every == every - 1) & (not slanted)
             islands += [(first + ends + p * STALL_WIDTH_M + 0.2, t, STALL_WIDTH_M - 0.4) for p in places[gap]]
             places = places[~gap]
-        starts = np.column_stack([first + ends + places * STALL_WIDTH_M, np.full(len(places), t)])
-        stalls.append(_rectangles(starts, STALL_WIDTH_M, STALL_DEPTH_M))
+        starts = np.column_stack([first + ends + places * pitch, np.full(len(places), t)])
+        stalls.append(_stall_rings(starts, pitch, STALL_DEPTH_M, lean))
     at = STALL_DEPTH_M + aisle / 2
     while at < width - STALL_DEPTH_M:
         arrows += [(s, at) for s in np.arange(12, length - 10, 28)]
@@ -111,7 +115,7 @@ def _make_lot(rng: np.random.Generator, frame: _Frame, length: float, width: flo
 def _park_cars(rng: np.random.Generator, lot: Lot) -> NDArray[np.float64]:
     """Cars on the taken stalls, nose in or out, never quite straight."""
     boxes = lot.stalls[lot.taken]
-    depth = boxes[:, 2] - boxes[:, 1]
+    depth = boxes[:, 2] - boxes[:, 1]  # also right for slanted stalls
     heading = (
         np.arctan2(depth[:, 1], depth[:, 0]) + rng.choice([0, np.pi], len(boxes)) + rng.normal(0, 0.03, len(boxes))
     )
@@ -165,6 +169,7 @@ def _retail(rng: np.random.Generator, land: Land, frame: _Frame, length: float, 
 
 def _houses(rng: np.random.Generator, land: Land, frame: _Frame, length: float, depth: float) -> None:
     """Houses with gardens along both long sides of a cell."""
+    standing = len(land.buildings)
     sides = [(0.0, 1.0), (depth, -1.0)] if depth > 50 else [(0.0, 1.0)]
     back = rng.uniform(5, 9)
     plot = rng.uniform(15, 24)
@@ -189,7 +194,7 @@ def _houses(rng: np.random.Generator, land: Land, frame: _Frame, length: float, 
                 shed = frame.world((s + rng.uniform(-5, 5), edge + sign * (back + wide + 10)))
                 land.buildings.append(Building(box_at(shed, 4, 3, turn), 2.5, "metal"))
     garden = frame.box(1, 1, length - 1, depth - 1)
-    roofs = shapely.union_all([Polygon(b.corners) for b in land.buildings]).buffer(1.5)
+    roofs = shapely.union_all([Polygon(b.corners) for b in land.buildings[standing:]]).buffer(1.5)
     open_ground = max(areas(garden.difference(roofs)), key=lambda part: part.area, default=garden)
     land.plant(_scatter_trees(rng, open_ground, int(garden.area / rng.uniform(90, 260)), radius=(1.3, 4.2)))
     land.plant(_scatter_trees(rng, open_ground, int(garden.area / 90), radius=(0.5, 1.3)))
