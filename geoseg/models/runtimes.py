@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,12 +29,23 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     Raises:
         SettingsError: ``cuda`` asked for where there is none.
     """
+    if device == "cpu" or (device == "auto" and not _has_nvidia_driver()):
+        return "cpu"
     import torch
 
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise SettingsError("--device is cuda, but torch finds no CUDA device here; use --device cpu or auto")
-    return "cuda" if there and device != "cpu" else "cpu"
+    return "cuda" if there else "cpu"
+
+
+def _has_nvidia_driver() -> bool:
+    """Looks for CUDA's driver library, which is much quicker than importing torch to ask."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def resolve_precision(precision: Precision, device: Literal["cpu", "cuda"]) -> Literal["fp32", "bf16"]:
