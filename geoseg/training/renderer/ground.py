@@ -77,10 +77,14 @@ def _row_coordinates(canvas: Canvas, fields: Sequence[Field], pick: _Table, edge
     sway = canvas.broad * np.float32(0.7)
     across = cos * grid[:, None] - sin * grid[None, :] + sway + pick(rng.uniform(0, 400, n))
     along = cos * grid[None, :] + sin * grid[:, None] + pick(rng.uniform(0, 4000, n))
-    # irrigated circles have nothing but headland
-    depth = np.where(rng.random(n) < 0.6, rng.uniform(6, 18, n), 0)
-    headland = edge_m < pick(np.where([field.circle for field in fields], 1e4, depth))
-    return np.where(headland, edge_m, across), along
+    headland = edge_m < pick(np.where(rng.random(n) < 0.6, rng.uniform(6, 18, n), 0))
+    across = np.where(headland, edge_m, across)
+    for number, field in enumerate(fields, start=1):
+        if field.circle:
+            x, y = shapely.get_coordinates(field.polygon.centroid)[0] - canvas.origin
+            radius = np.hypot(grid[None, :] - np.float32(x), grid[:, None] - np.float32(y))
+            across = np.where(pick.numbers == number, radius, across)
+    return across, along
 
 
 def _tramlines(canvas: Canvas, pick: _Table, across: Floats, looks: list[str]) -> Floats:

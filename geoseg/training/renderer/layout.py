@@ -36,15 +36,15 @@ def _water(rng: np.random.Generator, land: Land) -> None:
             land.water.append(lake)
 
 
-def _banks(rng: np.random.Generator, land: Land, roads: Polygon) -> None:
-    """Trees along the shores."""
+def _banks(rng: np.random.Generator, land: Land, roads: Polygon, fringe_m: float) -> None:
+    """Trees along the shores, their crowns within the fringe that fields keep clear of."""
     lush = rng.uniform(0.15, 0.8) * (0.4 if land.season == "dry" else 1.0)
     keep_off = shapely.union_all([roads.buffer(3), *(site.buffer(1) for site in land.gardens)])
     for water in land.water:
         rings = [water.exterior, *water.interiors]
         for ring in rings:
             for distance in (2.5, 6.0, 10.0):
-                if rng.random() > lush:
+                if distance + 2.5 > fringe_m or rng.random() > lush:
                     continue
                 shore = Polygon(ring).buffer(distance if ring is rings[0] else -distance)
                 for part in areas(shore):
@@ -84,8 +84,9 @@ def lay_out(seed: np.random.Generator, extent_m: float) -> Land:
         town.build_town(rng, land, shops=number == 0)
     town.build_farmsteads(rng, land, int(rng.poisson(1 + 1.5 * square_km)))
     paved = network.pave(land.roads)
-    fringe = rng.uniform(4, 16)
-    verge = rng.uniform(1.5, 5.0)
+    fringe = rng.uniform(5, 18)
+    avenues = rng.random() < 0.4
+    verge = rng.uniform(5.5, 7.5) if avenues else rng.uniform(1.5, 5.0)
     highway = shapely.union_all([road.line for road in land.roads if road.kind == "highway"]).buffer(
         rng.uniform(18, 26)
     )
@@ -96,8 +97,8 @@ def lay_out(seed: np.random.Generator, extent_m: float) -> Land:
     _finish_fields(land)
     farmland.plant_woods(rng, land)
     roads = network.pave(land.roads)
-    _banks(rng, land, roads)
-    if rng.random() < 0.4:
+    _banks(rng, land, roads, fringe)
+    if avenues:
         _avenues(rng, land)
     _clear(land, roads)
     network.build_decks(land)

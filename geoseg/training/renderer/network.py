@@ -16,9 +16,9 @@ HIGHWAY_HALF_GAP_M = 9.5
 
 
 def ribbons(
-    line: LineString, *, offset_m: float = 0.0, width_m: float, on_m: float = 6.0, off_m: float = 0.0
+    line: LineString | MultiLineString, *, offset_m: float = 0.0, width_m: float, on_m: float = 6.0, off_m: float = 0.0
 ) -> NDArray[np.float64]:
-    """Cut a strip beside a line into dashes: float64 (n, 4, 2).
+    """Cut a strip beside a line, or its longest piece, into dashes: float64 (n, 4, 2).
 
     Args:
         line: the line to follow.
@@ -27,7 +27,9 @@ def ribbons(
         on_m: length of a dash.
         off_m: gap after a dash; 0 makes a closed strip.
     """
-    points = shapely.get_coordinates(line)
+    if line.length < 0.01:
+        return np.zeros((0, 4, 2))
+    points = shapely.get_coordinates(max(_pieces(line), key=lambda piece: piece.length))
     arc = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     start = np.arange(0, arc[-1], on_m + off_m)
     ends = np.stack([start, np.minimum(start + on_m, arc[-1])], axis=1)
