@@ -50,9 +50,8 @@ def main() -> None:
     network = per_tile * plan.tiles
     predict = next(stage.seconds for stage in result.stages if stage.name == "predict")
     factor = (side / plan.lattice.core) ** 2
-    print(
-        f"network alone      {network:7.2f} s on {plan.tiles} tiles ({side * side / 1e6 / per_tile:.2f} Mpx/s, one core)"
-    )
+    speed = side * side / 1e6 / per_tile
+    print(f"network alone      {network:7.2f} s on {plan.tiles} tiles, {speed:.2f} Mpx/s on one core")
     print(f"predict stage      {predict:7.2f} s, {predict / network:.3f} x the network")
     print(f"whole run          {wall:7.2f} s, {wall / network:.3f} x the network")
     print(f"halo factor        {factor:.3f} (tile {side}, core {plan.lattice.core})")

@@ -86,7 +86,7 @@ def test_weights_that_are_code_are_refused(tmp_path):
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ModelError, match="there is .*rgb-lite0"):
+    with pytest.raises(ModelError, match=r"there is .*rgb-lite0"):
         zoo.load("nonesuch")
     with pytest.raises(ModelError, match="not a readable model card"):
         zoo.load("nowhere/none.card.json")
