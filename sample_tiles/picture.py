@@ -32,7 +32,7 @@ def draw_mask(image: Picture, mask: NDArray[np.uint8], opacity: float = 0.5) -> 
 
 def draw_polygons(image: Picture, directory: Path, to_pixel: Any, scale: float, width: int = 2) -> Picture:
     """The image with the outlines of all layers, holes too."""
-    drawn = np.ascontiguousarray(image)
+    drawn = image.copy()
     for layer, colour in zip(LAYERS, COLOURS.values(), strict=True):
         for polygon in geopandas.read_parquet(directory / f"{layer}.parquet").geometry:
             for ring in (polygon.exterior, *polygon.interiors):
