@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -53,6 +56,8 @@ class _Codes(click.ParamType[dict[str, int]]):
         try:
             pairs = [part.split("=") for part in str(value).split(",")]
             codes = {name.strip(): int(code) for name, code in pairs}
+            if len(codes) < len(pairs):
+                codes = {}
         except ValueError:
             codes = {}
         if not codes or not all(name and 1 <= code <= 254 for name, code in codes.items()):
@@ -98,7 +103,9 @@ _scene_options = _options(
         metavar="LOW,HIGH",
         help=("Scene values that become 0 and 255; needed unless the scene is uint8."),
     ),
-    click.option("--bbox", type=_Numbers("W,S,E,N"), metavar="W,S,E,N", help="Only this rectangle, degrees."),
+    click.option(
+        "--bbox", type=_Numbers("W,S,E,N"), metavar="W,S,E,N", help="Only the pixels around this rectangle, degrees."
+    ),
     click.option("--halo", type=int, metavar="PX", help="Pixels around a tile's core. [default: the card's]"),
     click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
     click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
@@ -312,6 +319,9 @@ def _close(result: Any, *, quiet: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 bad usage or input, 1 some chunk failed."""
+    if threading.current_thread() is threading.main_thread():
+        # a batch system's SIGTERM ends a run as cleanly as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli(args=arguments, prog_name="geoseg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -322,8 +332,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"geoseg: {error.format_message().rstrip('.')}; see `{command} --help`", err=True)
         sys.exit(error.exit_code)
     except GeosegError as error:
-        click.echo(f"geoseg: {error}", err=True)
+        click.echo(f"geoseg: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("geoseg: stopped; the finished chunks are kept, run the same command again to resume", err=True)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("GEOSEG_DEBUG"):
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        click.echo(f"geoseg: failed with {why}; finished chunks are kept, GEOSEG_DEBUG=1 shows where", err=True)
+        sys.exit(1)

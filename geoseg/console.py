@@ -153,7 +153,7 @@ def describe_plan(plan: Plan, *, seconds_per_tile: float) -> None:
 
 def _scene_rows(scene: Scene) -> list[tuple[str, object]]:
     return [
-        ("scene", scene.path),
+        ("scene", scene.shown),
         ("size", f"{scene.width} x {scene.height} px, {scene.dtype}"),
         ("CRS", scene.crs.to_string()),
         ("GSD", f"{scene.gsd_m:.4g} m"),
@@ -186,7 +186,7 @@ def facts(thing: Scene | Card | Result) -> dict[str, Any]:
         return item
     return {
         "kind": "scene",
-        "path": thing.path,
+        "path": thing.shown,
         "width": thing.width,
         "height": thing.height,
         "dtype": thing.dtype,

@@ -8,6 +8,7 @@
     │   ├── ModelError       a model or card that cannot be used
     │   ├── SettingsError    a setting out of its range, or two that exclude each other
     │   └── OutputError      an output that exists with other settings, or cannot be written
+    ├── ReadError          pixels that could not be read this time                 exit 1
     └── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
 
 A message is one line: what was given, what was expected, what to do.
@@ -17,7 +18,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["ChunkError", "GeosegError", "InputError", "ModelError", "OutputError", "SceneError", "SettingsError"]
+__all__ = [
+    "ChunkError",
+    "GeosegError",
+    "InputError",
+    "ModelError",
+    "OutputError",
+    "ReadError",
+    "SceneError",
+    "SettingsError",
+]
 
 
 class GeosegError(Exception):
@@ -46,6 +56,10 @@ class SettingsError(InputError):
 
 class OutputError(InputError):
     """An output that exists with other settings, or cannot be written."""
+
+
+class ReadError(GeosegError):
+    """Pixels that could not be read this time: a damaged block, a connection that broke."""
 
 
 class ChunkError(GeosegError):

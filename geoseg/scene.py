@@ -40,7 +40,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
-from geoseg.errors import SceneError, SettingsError
+from geoseg.errors import GeosegError, ReadError, SceneError, SettingsError
 from geoseg.lattice import Window
 from geoseg.resample import area_taps, linear_taps, resample
 
@@ -137,7 +137,7 @@ class Scene:
         if local and not Path(given).exists():
             raise SceneError(f"{shown}: no such file")
         name = str(Path(given).absolute()) if local else given
-        with _one_line(name, "cannot be opened as a raster"), warnings.catch_warnings():
+        with _one_line(name, "cannot be opened as a raster", SceneError), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(name) as dataset:
                 _refuse(dataset, shown)
@@ -173,6 +173,11 @@ class Scene:
                     _masked=masked,
                     _source=_source(name, _stamp(dataset) if local else ""),
                 )
+
+    @property
+    def shown(self) -> str:
+        """The path for messages and records: without the query of a URL, which may hold a signature."""
+        return _shown(self.path)
 
     @property
     def window(self) -> Window:
@@ -327,7 +332,8 @@ class Scene:
             (bands, rows, cols) in the file's dtype, and (rows, cols) bool.
 
         Raises:
-            SceneError: The file cannot be read, has changed since it was opened, or lacks a band.
+            ReadError: The pixels cannot be read this time.
+            SceneError: The file has changed since it was opened, or lacks a band.
         """
         if not indexes or not all(1 <= index <= len(self.bands) for index in indexes):
             raise SceneError(f"{_shown(self.path)}: bands {tuple(indexes)}; {self._inventory()}")
@@ -406,7 +412,7 @@ class _Reader:
         self._bands = scene.bands
         self._masked = scene._masked  # noqa: SLF001 - one half of the same thing
         options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001
-        with _one_line(self._path, "cannot be opened"):
+        with _one_line(self._path, "cannot be opened", ReadError):
             self._full = rasterio.open(scene.path)
             self._data = rasterio.open(scene.path, **options) if options else self._full
         facts = (self._full.height, self._full.width), self._full.count, self._full.crs
@@ -418,7 +424,7 @@ class _Reader:
         """Read a window within the file: pixels as they are, and validity."""
         alpha = next((band.index for band in self._bands if band.common_name == "alpha"), None)
         beside = alpha is not None and alpha not in indexes
-        with _one_line(self._path, f"{window} cannot be read"), _environment():
+        with _one_line(self._path, f"{window} cannot be read", ReadError), _environment():
             pixels = self._data.read([*indexes, alpha] if beside else list(indexes), window=_box(window))
         valid = pixels[-1] != 0 if beside else np.ones(pixels.shape[1:], np.bool_)
         pixels = pixels[: len(indexes)]
@@ -459,7 +465,7 @@ class _Reader:
 
     def _full_mask(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the mask of the dataset at full resolution, with no bands beside it."""
-        with _one_line(self._path, f"the mask of {window} cannot be read"), _environment():
+        with _one_line(self._path, f"the mask of {window} cannot be read", ReadError), _environment():
             mask = self._full.read_masks(1, window=_box(window)) != 0
         return np.empty((0, *mask.shape), np.uint8), mask
 
@@ -519,15 +525,15 @@ def _revived(path: str, stamp: str) -> _Source:
 
 
 @contextmanager
-def _one_line(path: str, problem: str) -> Iterator[None]:
-    """Turn rasterio's errors into a SceneError of one line."""
+def _one_line(path: str, problem: str, kind: type[GeosegError]) -> Iterator[None]:
+    """Turn rasterio's errors into one of ours, of one line."""
     shown = _shown(path)
     try:
         yield
     except (RasterioError, CRSError, CPLE_BaseError, ProjError, OSError) as error:
         why = " ".join(str(error.__cause__ or error).replace(path, shown).split())
         why = re.sub(r"(://[^\s?]*)\?\S*", r"\1", why)
-        raise SceneError(f"{shown}: {problem}: {why}") from None
+        raise kind(f"{shown}: {problem}: {why}") from None
 
 
 @contextmanager

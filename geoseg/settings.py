@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from geoseg.errors import SettingsError
 
-__all__ = ["Device", "Execution", "Precision", "RunSettings", "VectorSettings"]
+__all__ = ["Device", "Execution", "Precision", "RunSettings", "VectorSettings", "require_layer_names"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+def require_layer_names(names: tuple[str, ...]) -> None:
+    """Refuses layer names that cannot be file names on every system.
+
+    Raises:
+        SettingsError: no name, an unfit one, or two that differ in upper and lower case only.
+    """
+    unfit = [name for name in names if not re.fullmatch(r"\w[\w-]*", name)]
+    if unfit or not names or len({name.lower() for name in names}) < len(names):
+        raise SettingsError(
+            f"layer names {', '.join(map(repr, names)) or '(none)'}: "
+            "give each layer a name of letters, digits, _ and -, no two alike"
+        )
 
 
 def _require_not_negative(name: str, value: float, unit: str) -> None:
@@ -69,15 +84,18 @@ class RunSettings:
     vector: VectorSettings = VectorSettings()
 
     def __post_init__(self) -> None:
+        if self.classes is not None:
+            require_layer_names(self.classes)
         if self.scale is not None:
             low, high = self.scale
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise SettingsError(f"--scale is {low},{high}: give LOW,HIGH with LOW < HIGH, e.g. 0,3000")
         if self.bounds is not None:
             west, south, east, north = self.bounds
-            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+            if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):
                 raise SettingsError(
-                    f"--bbox is {west},{south},{east},{north}: give W,S,E,N in degrees with W < E and S < N"
+                    f"--bbox is {west},{south},{east},{north}: give W,S,E,N in degrees with S < N "
+                    "(W > E crosses the antimeridian)"
                 )
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")

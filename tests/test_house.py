@@ -16,6 +16,8 @@ FLOORS = {
     "errors": 0,
     "settings": 0,
     "lattice": 0,
+    "codes": 0,
+    "atomic": 1,
     "resample": 0,
     "rings": 0,
     "scene": 1,

@@ -23,7 +23,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from geoseg.errors import SceneError, SettingsError
+from geoseg.errors import ReadError, SceneError, SettingsError
 from geoseg.lattice import Window
 from geoseg.scene import Scene
 
@@ -81,7 +81,7 @@ class TestOpen:
         path.write_bytes(path.read_bytes()[:-10_000])  # pixels are missing
         scene = Scene.open(path)
         assert scene.width == 70
-        with pytest.raises(SceneError, match=r"Window\(.*\) cannot be read") as caught:
+        with pytest.raises(ReadError, match=r"Window\(.*\) cannot be read") as caught:
             scene.read(scene.window, (1,))
         assert one_line(caught)
 
@@ -185,7 +185,7 @@ class TestRefusals:
         bare = write_raster(pixels, "bare.tif", crs=None)
         script = f"""
 from geoseg.scene import Scene
-from geoseg.errors import SceneError
+from geoseg.errors import ReadError, SceneError
 for path in {[str(p) for p in (text, tmp_path, cut, bare, good)]}:
     try:
         scene = Scene.open(path)

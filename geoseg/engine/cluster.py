@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +41,12 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
         SettingsError: no scheduler answers at the address.
     """
     from distributed import Client
+    from distributed.comm.addressing import parse_host_port
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
+            parse_host_port(scheduler)
             client = Client(scheduler, timeout=15, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise SettingsError(
@@ -55,7 +59,12 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
         return
     count = max(workers or fitting_workers(), gpus)
     with _local_cluster(count, gpus) as cluster, Client(cluster, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
+        try:
+            client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
+        except TimeoutError:
+            raise SettingsError(
+                f"{count} Dask workers did not start within {_START_TIMEOUT_S} s; give fewer --workers, or --serial"
+            ) from None
         yield client
 
 
@@ -81,14 +90,13 @@ def _local_cluster(workers: int, gpus: int) -> Any:
     Workers are started by command (not by multiprocessing's spawn, which imports the caller's script again), so that
     a five-line script without a ``__main__`` guard works.
     """
-    import dask
     from distributed import LocalCluster, Scheduler
     from distributed.deploy.spec import SpecCluster
     from distributed.system import MEMORY_LIMIT
 
     memory = int(MEMORY_LIMIT // workers)
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    dask.config.set({"distributed.worker.daemon": True, "distributed.logging.distributed": "error"})
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    devices = devices if devices != [""] else [str(index) for index in range(gpus)]
     if sys.platform == "win32":
         return LocalCluster(
             n_workers=workers,
@@ -108,7 +116,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "resources": {"GPU": 1} if holds_gpu else {},
             "silence_logs": logging.ERROR,
             "config": _WORKER_CONFIG,
-            "env": {"CUDA_VISIBLE_DEVICES": str(index) if holds_gpu else ""},
+            "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
         return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
+from geoseg.atomic import remove_leftovers
 from geoseg.engine.result import Result
 from geoseg.engine.store import Store, write_json
 from geoseg.errors import OutputError
-from geoseg.export.atomic import remove_leftovers
 
 __all__ = ["RECORD", "RunDirectory", "read_record"]
 
@@ -41,31 +41,43 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 class RunDirectory:
     """The directory that a run was told to write to.
 
-    Nothing is written before :meth:`open_store`.
+    Nothing is written before :meth:`open_store`, which also keeps other runs out until the context ends.
 
     Args:
         path: of the directory; need not exist.
         identity: all facts that decide the layers, as plain JSON values.
+        source: path of what the run reads.
         overwrite: replace what an earlier run left.
 
     Raises:
-        OutputError: the directory holds a run of other settings, or files of no run at all.
+        OutputError: the directory holds a run of other settings, files of no run at all, or the run's own input.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.path = path
-        self.store = Store(path / _STORE)
+    def __init__(self, path: Path, identity: Mapping[str, Any], *, source: str, overwrite: bool) -> None:
+        self.path = path.absolute()
+        self.store = Store(self.path / _STORE)
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._overwrite = overwrite
+        self._lock: IO[str] | None = None
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file; -o takes a directory")
+        if self.path.resolve() in Path(source).resolve().parents:
+            raise OutputError(f"{source} lies inside {path}, which the run would write to; give another -o")
         self._manifest = None if overwrite else self.store.manifest()
         if self._manifest is not None:
             self._refuse_other_settings(self._manifest["identity"])
-        elif not overwrite and path.exists() and any(path.iterdir()):
+        elif not overwrite and path.exists() and any(entry.name != _STORE for entry in path.iterdir()):
             raise OutputError(
                 f"{path} is not empty and holds no geoseg run; give a new directory, or --overwrite to write into it"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _refuse_other_settings(self, held: Mapping[str, Any]) -> None:
         wanted = self._identity
@@ -88,11 +100,6 @@ class RunDirectory:
             return None
         return Result.from_json(self.path, record)
 
-    @property
-    def resumes(self) -> bool:
-        """Whether an earlier, unfinished run of the same identity is continued."""
-        return self._manifest is not None
-
     def chunk(self, wanted: int) -> int:
         """Side of a chunk: that of the run which is continued, else the one wanted."""
         return wanted if self._manifest is None else int(self._manifest["chunk"])
@@ -101,32 +108,59 @@ class RunDirectory:
         """Makes the directory and its store, or keeps those of the run that is continued.
 
         Raises:
-            OutputError: the directory cannot be written.
+            OutputError: the directory cannot be written, or another run is writing it.
         """
-        if self._manifest is None:
-            if self._overwrite:
-                self._remove_earlier()
-            self.store.create({"identity": self._identity, "chunk": chunk}, chunk=chunk, shape=shape, arrays=arrays)
-        else:
+        try:
+            self.store.make_folders()
+            self._take_lock()
+            if self._manifest is None:
+                if self._overwrite:
+                    self._remove_earlier()
+                self.store.create({"identity": self._identity, "chunk": chunk}, chunk=chunk, shape=shape, arrays=arrays)
+            elif self.store.manifest() != self._manifest:
+                raise OutputError(f"{self.path} was changed by another run just now; look at it and run again")
             remove_leftovers(self.path)
             self.store.remove_leftovers()
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}; give another -o") from None
         return self.store
+
+    def _take_lock(self) -> None:
+        """Keeps other runs out. The system lets go of the lock when this process ends, however it ends."""
+        self._lock = (self.store.root / "lock").open("a", encoding="utf-8")
+        try:
+            _lock_file(self._lock)
+        except OSError:
+            raise OutputError(f"another run is writing {self.path}; wait for its end, or give another -o") from None
 
     def _remove_earlier(self) -> None:
         """Removes what an earlier run wrote, and nothing else."""
         try:
             record = read_record(self.path)
         except OutputError:
-            record = None
-        for name in (record or {}).get("files", []):
+            return
+        if record is None:
+            return
+        (self.path / RECORD).unlink()
+        for name in record["files"]:
             (self.path / Path(name).name).unlink(missing_ok=True)
-        (self.path / RECORD).unlink(missing_ok=True)
-        shutil.rmtree(self.store.root, ignore_errors=True)
 
     def finish(self, result: Result, facts: Mapping[str, Any]) -> None:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
         write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
         self.store.drop_fragments()
+
+
+def _lock_file(file: IO[str]) -> None:
+    """Takes an exclusive lock or raises OSError at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _short(value: object) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from geoseg.engine.cluster import connect, fitting_workers
-from geoseg.errors import ChunkError, InputError
+from geoseg.errors import ChunkError, InputError, SettingsError
 from geoseg.settings import Execution
 
 __all__ = ["DaskExecutor", "Executor", "SerialExecutor", "fit", "open_executor", "peak_bytes"]
@@ -174,39 +175,63 @@ class DaskExecutor:
         needs_gpu: bool = False,
     ) -> None:
         """See :meth:`Executor.run`."""
-        from dask.base import tokenize
+        from distributed import CancelledError
+        from distributed.comm.core import CommClosedError
 
+        if needs_gpu:
+            self._require_gpu()
+        try:
+            self._run(stage, kernel, job, items, on_result, {"GPU": 1} if needs_gpu else None)
+        except (CancelledError, CommClosedError) as error:
+            raise ChunkError(
+                f"lost the Dask scheduler in stage {stage} ({type(error).__name__}); the finished chunks are kept, "
+                "run the same command again to resume"
+            ) from error
+
+    def _require_gpu(self) -> None:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        if not any(worker["resources"].get("GPU") for worker in workers):
+            raise SettingsError(
+                "no Dask worker offers a GPU; start them with `dask worker --resources GPU=1`, or give --device cpu"
+            )
+
+    def _run(
+        self,
+        stage: str,
+        kernel: Callable[[Any, Item], Result],
+        job: Any,
+        items: Iterable[Item],
+        on_result: Callable[[Item, Result], None],
+        resources: dict[str, int] | None,
+    ) -> None:
         waiting = iter(items)
-        submitted: dict[Any, Item] = {}
+        in_flight: dict[Any, Item] = {}
         failures: list[BaseException] = []
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        prefix = f"geoseg-{stage}-{tokenize(kernel.__qualname__, job)[:8]}"
+        # of this call alone: another client of the scheduler may be doing the same run
+        prefix = f"geoseg-{stage}-{uuid.uuid4().hex[:12]}"
+        total = 0
 
         def submit_next() -> None:
+            nonlocal total
             for item in waiting:
+                key = f"{prefix}-{total}"
                 future = self._client.submit(
-                    kernel,
-                    job,
-                    item,
-                    key=f"{prefix}-{len(submitted)}",
-                    pure=False,
-                    retries=_RETRIES,
-                    resources={"GPU": 1} if needs_gpu else None,
+                    kernel, job, item, key=key, pure=False, retries=_RETRIES, resources=resources
                 )
-                submitted[future] = item
+                total += 1
+                in_flight[future] = item
                 future.add_done_callback(done.put)
                 return
 
         for _ in range(self._in_flight):
             submit_next()
-        finished = 0
-        while finished < len(submitted):
+        while in_flight:
             future = self._next(done, stage)
-            finished += 1
-            item = submitted[future]
+            item = in_flight.pop(future)
             error = future.exception() if future.status != "finished" else None
             if isinstance(error, InputError):
-                self._client.cancel(list(submitted))
+                self._client.cancel(list(in_flight))
                 raise error
             if error is not None:
                 failures.append(error)
@@ -214,11 +239,16 @@ class DaskExecutor:
                 on_result(item, future.result())
             future.release()
             submit_next()
-        _raise_if_failed(stage, failures, len(submitted))
+        _raise_if_failed(stage, failures, total)
 
     def peak_worker_bytes(self) -> int:
         """See :meth:`Executor.peak_worker_bytes`."""
-        return max(self._client.run(peak_bytes).values(), default=0)
+        from distributed.comm.core import CommClosedError
+
+        try:
+            return max(self._client.run(peak_bytes).values(), default=0)
+        except (CommClosedError, OSError):
+            return 0  # a figure for run.json is not worth a run
 
     def _next(self, done: queue.SimpleQueue[Any], stage: str) -> Any:
         """Waits for a future; gives up when the cluster has had no worker for a while, instead of waiting for ever."""

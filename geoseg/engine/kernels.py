@@ -14,12 +14,15 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.codes import NODATA
 from geoseg.engine.store import Store
-from geoseg.errors import SceneError
+from geoseg.errors import ModelError, SceneError
 from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.models.card import Card
+from geoseg.models.runtimes import TorchRuntime
 from geoseg.scene import Scene
 from geoseg.stages.instances import Border, Faces, find_faces
-from geoseg.stages.predict import NODATA, predict_chunk
+from geoseg.stages.predict import predict_chunk
 from geoseg.stages.trace import trace_chunk
 
 __all__ = ["MaskSource", "PredictJob", "SceneMask", "TraceItem", "VectorJob", "label", "predict", "trace"]
@@ -35,6 +38,7 @@ class PredictJob:
         bands: 1-based indexes, in the card's order.
         scale: see ``stages.predict.to_uint8``.
         model: the card's path.
+        model_digest: the card's digest, as the run was planned with it.
         lattice: of the run.
         device: resolved.
         precision: resolved.
@@ -46,6 +50,7 @@ class PredictJob:
     bands: tuple[int, ...]
     scale: tuple[float, float] | None
     model: Path
+    model_digest: str
     lattice: Lattice
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
@@ -53,12 +58,17 @@ class PredictJob:
 
 
 @lru_cache(maxsize=2)
-def _runtime(model: Path, device: Literal["cpu", "cuda"], precision: Literal["fp32", "bf16"], halo: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """The model, loaded once per process."""
-    from geoseg.models.card import Card
-    from geoseg.models.runtimes import TorchRuntime
+def _runtime(
+    model: Path, digest: str, device: Literal["cpu", "cuda"], precision: Literal["fp32", "bf16"], halo: int
+) -> tuple[Card, TorchRuntime]:
+    """The model, loaded once per process.
 
+    Raises:
+        ModelError: the file is not the model that the run was planned with.
+    """
     card = Card.read(model)
+    if card.digest != digest:
+        raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
     return card, TorchRuntime(card, device=device, precision=precision, halo=halo)
 
 
@@ -68,7 +78,7 @@ def predict(job: PredictJob, chunk: Chunk) -> int:
     Returns:
         pixels with data.
     """
-    card, infer = _runtime(job.model, job.device, job.precision, job.lattice.halo)
+    card, infer = _runtime(job.model, job.model_digest, job.device, job.precision, job.lattice.halo)
     mask, confidence = predict_chunk(
         job.lattice.tiles(chunk),
         chunk.window,
@@ -113,8 +123,8 @@ class SceneMask:
         mask = codes.astype(np.uint8)
         if not np.array_equal(mask, codes) or (mask == NODATA).any():
             raise SceneError(
-                f"{self.scene.path} holds values outside the class codes 0-254 (found {codes.min()} to {codes.max()}); "
-                "give a mask of whole numbers 0-254, nodata declared or 255"
+                f"{self.scene.shown} holds values from {codes.min()} to {codes.max()} that are no class codes; "
+                "give a mask of whole numbers 0-254 with its nodata value declared"
             )
         mask[~valid] = NODATA
         return mask, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -102,10 +103,11 @@ class Plan:
         """
         settings = self.settings
         return {
-            "scene": self.scene.path,
+            "geoseg": importlib.metadata.version("geoseg"),
+            "scene": self.scene.shown,
             "scene_fingerprint": self.scene.fingerprint(),
             "model": self.card.name,
-            "model_sha256": self.card.weights_sha256,
+            "model_digest": self.card.digest,
             "classes": list(self.codes),
             "bands": list(self.bands),
             "scale": list(settings.scale) if settings.scale else None,
@@ -184,7 +186,7 @@ def _check_values(scene: Scene, card: Card, bands: tuple[int, ...], settings: Ru
     kinds = {band.dtype for band in scene.bands if band.index in bands}
     if kinds != {"uint8"} and settings.scale is None:
         raise SceneError(
-            f"{scene.path} has {', '.join(sorted(kinds))} values; model {card.name} takes uint8 0-255: "
+            f"{scene.shown} has {', '.join(sorted(kinds))} values; model {card.name} takes uint8 0-255: "
             "say which values become 0 and 255 with --scale LOW,HIGH, e.g. --scale 0,3000"
         )
 
@@ -204,7 +206,7 @@ def _at_model_gsd(scene: Scene, card: Card) -> tuple[Scene, list[str]]:
     gsd = scene.gsd_m
     if gsd > coarsest * _COARSEST_UPSAMPLING * _GSD_SLACK:
         raise SceneError(
-            f"{scene.path} has a GSD of {gsd:.3g} m; model {card.name} was trained for {finest:g}-{coarsest:g} m and "
+            f"{scene.shown} has a GSD of {gsd:.3g} m; model {card.name} was trained for {finest:g}-{coarsest:g} m and "
             f"upsampling more than {_COARSEST_UPSAMPLING:g}x shows nothing new: give a finer scene or another --model"
         )
     if finest / _GSD_SLACK <= gsd <= coarsest * _GSD_SLACK:

@@ -3,7 +3,7 @@
 ::
 
     DIR/.geoseg/
-        manifest.json        what the run is: scene, model, settings, lattice
+        manifest.json        what the run is: its identity and its chunk; without it the store is nothing
         arrays.zarr/         mask and confidence, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
         fragments/0003.0012.npz   this chunk's polygons and open arcs
@@ -25,8 +25,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from geoseg.atomic import remove_leftovers, staged
 from geoseg.errors import OutputError
-from geoseg.export.atomic import remove_leftovers, staged
 from geoseg.lattice import Chunk, Window
 
 __all__ = ["Store", "write_json"]
@@ -77,20 +77,25 @@ class Store:
             chunk: side of a chunk, pixels; each is one zarr chunk.
             shape: (rows, cols) of the arrays.
             arrays: names of the uint8 arrays that the run fills, 255 at first.
-
-        Raises:
-            OutputError: the directory cannot be written.
         """
-        try:
-            shutil.rmtree(self.root, ignore_errors=True)
-            for folder in (self.root, self._done, self._fragments):
-                folder.mkdir(parents=True, exist_ok=True)
-            group = zarr.create_group(store=self._arrays)
-            for name in arrays:
-                group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)
-            write_json(self.manifest_path, {"format": _FORMAT} | dict(manifest))
-        except OSError as error:
-            raise OutputError(f"{self.root.parent} cannot be written: {error.strerror}; give another -o") from None
+        self._discard()
+        self.make_folders()
+        group = zarr.create_group(store=self._arrays)
+        for name in arrays:
+            group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)
+        write_json(self.manifest_path, {"format": _FORMAT} | dict(manifest))
+
+    def make_folders(self) -> None:
+        """Makes the store's folders, or those of them that are missing."""
+        for folder in (self.root, self._done, self._fragments):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _discard(self) -> None:
+        """Empties the store; the manifest goes first, so that nobody takes what is left for a run."""
+        self.manifest_path.unlink(missing_ok=True)
+        for folder in (self._done, self._fragments, Path(self._arrays)):
+            if folder.exists():
+                shutil.rmtree(folder)
 
     @property
     def _arrays(self) -> str:

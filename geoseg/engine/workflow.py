@@ -23,6 +23,7 @@ import geopandas
 import numpy as np
 import shapely
 
+from geoseg.codes import NODATA
 from geoseg.engine import kernels
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
@@ -36,10 +37,9 @@ from geoseg.export.vectors import FORMATS, make_layer, write_layers
 from geoseg.lattice import Chunk, Lattice
 from geoseg.rings import Polygons
 from geoseg.scene import Scene
-from geoseg.settings import Execution, RunSettings, VectorSettings
+from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 from geoseg.stages.instances import Merge, merge_faces
 from geoseg.stages.polygons import measure, to_geometries
-from geoseg.stages.predict import NODATA
 from geoseg.stages.simplify import simplify_polygons
 from geoseg.stages.trace import Fragment, join_fragments
 
@@ -83,50 +83,46 @@ def run(
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
     check_formats(settings.vector.formats)
     plan = make_plan(str(scene), settings, execution)
-    home = RunDirectory(Path(directory), {"verb": "run", **plan.identity()}, overwrite=overwrite)
-    if (finished := home.finished()) is not None:
-        progress.note(f"{home.path} holds this run already, complete: nothing to do")
-        return finished
-    plan = plan.with_chunk(home.chunk(plan.lattice.chunk))
-    for note in plan.notes:
-        progress.note(note)
-    watch = _Watch(progress)
-    lattice = plan.lattice
-    with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
-        store = home.open_store(
-            chunk=lattice.chunk, shape=(lattice.height, lattice.width), arrays=("mask", "confidence")
-        )
-        predict_job = kernels.PredictJob(
-            scene=plan.grid,
-            within=plan.within,
-            bands=plan.bands,
-            scale=settings.scale,
-            model=plan.card.path,
-            lattice=lattice,
-            device=plan.device,
-            precision=plan.precision,
-            store=store,
-        )
-        _predict(predict_job, executor, watch)
-        job = kernels.VectorJob(source=store, scene_shape=(lattice.height, lattice.width), store=store)
-        merge, valid = _label(job, lattice, executor, watch)
-        _trace(job, lattice, merge, executor, watch)
-        worker_bytes = executor.peak_worker_bytes()
-    polygons = _join(job, lattice, watch)
-    layers = _layers(polygons, plan.grid, plan.codes, plan.simplify_m, settings.vector, watch, plan.card.name)
-    with watch.stage("export"):
-        files = write_layers(home.path, layers, settings.vector.formats)
-        files += _write_rasters(plan, store, home.path)
-    result = Result(
-        directory=home.path,
-        layers=_summaries(layers, valid / lattice.window.area * _ground_m2(plan.grid)),
-        stages=tuple(watch.stages),
-        files=tuple(path.name for path in files),
-        executor=executor.name,
-    )
-    home.finish(
-        result, _facts(asdict(settings), plan.execution, lattice, valid, worker_bytes) | {"model": plan.card.name}
-    )
+    identity = {"verb": "run", **plan.identity()}
+    with RunDirectory(Path(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
+        if (finished := output.finished()) is not None:
+            progress.note(f"{output.path} holds this run already, complete: nothing to do")
+            return finished
+        plan = plan.with_chunk(output.chunk(plan.lattice.chunk))
+        for note in plan.notes:
+            progress.note(note)
+        watch = _Watch(progress)
+        lattice = plan.lattice
+        shape = (lattice.height, lattice.width)
+        with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
+            store = output.open_store(chunk=lattice.chunk, shape=shape, arrays=("mask", "confidence"))
+            predict_job = kernels.PredictJob(
+                scene=plan.grid,
+                within=plan.within,
+                bands=plan.bands,
+                scale=settings.scale,
+                model=plan.card.path,
+                model_digest=plan.card.digest,
+                lattice=lattice,
+                device=plan.device,
+                precision=plan.precision,
+                store=store,
+            )
+            _predict(predict_job, executor, watch)
+            job = kernels.VectorJob(source=store, scene_shape=shape, store=store)
+            merge, valid = _label(job, lattice, executor, watch)
+            _trace(job, lattice, merge, executor, watch)
+            worker_bytes = executor.peak_worker_bytes()
+        polygons = _join(job, lattice, watch)
+        layers = _layers(polygons, plan.grid, plan.codes, plan.simplify_m, settings.vector, watch, plan.card.name)
+        with watch.stage("export"):
+            files = [
+                *write_layers(output.path, layers, settings.vector.formats),
+                *_write_rasters(plan, store, output.path),
+            ]
+        result = _result(output.path, layers, plan.grid, valid, watch, files, executor.name)
+        facts = _facts(asdict(settings), plan.execution, lattice, valid, worker_bytes)
+        output.finish(result, facts | {"model": plan.card.name, "model_version": plan.card.version})
     return result
 
 
@@ -161,48 +157,43 @@ def vectorize(
         progress or Silent(),
     )
     check_formats(settings.formats)
+    if classes is not None:
+        require_layer_names(tuple(classes))
     scene = Scene.open(str(mask))
     if len(scene.bands) != 1:
-        raise SceneError(f"{scene.path} has {len(scene.bands)} bands; a mask has one band of class codes")
+        raise SceneError(f"{scene.shown} has {len(scene.bands)} bands; a mask has one band of class codes")
     simplify_m = round(scene.gsd_m, 6) if settings.simplify_m is None else settings.simplify_m
     identity = {
         "verb": "vectorize",
-        "mask": scene.path,
+        "mask": scene.shown,
         "mask_fingerprint": scene.fingerprint(),
         "classes": dict(classes) if classes is not None else None,
         "min_area_m2": settings.min_area_m2,
         "simplify_m": simplify_m,
         "formats": sorted(settings.formats),
     }
-    home = RunDirectory(Path(directory), identity, overwrite=overwrite)
-    if (finished := home.finished()) is not None:
-        progress.note(f"{home.path} holds these layers already, complete: nothing to do")
-        return finished
-    execution, _ = fit(execution, scene.height, scene.width, core=1)
-    chunk = home.chunk(execution.chunk or 1)
-    lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
-    watch = _Watch(progress)
-    job = kernels.VectorJob(
-        source=kernels.SceneMask(scene), scene_shape=(lattice.height, lattice.width), store=home.store
-    )
-    with _opened(execution, progress, gpus=0) as executor:
-        merge, valid = _label(job, lattice, executor, watch)
-        home.open_store(chunk=chunk, shape=job.scene_shape, arrays=())
-        _trace(job, lattice, merge, executor, watch)
-        worker_bytes = executor.peak_worker_bytes()
-    polygons = _join(job, lattice, watch)
-    codes = classes if classes is not None else {f"class_{code}": int(code) for code in np.unique(polygons.code)}
-    layers = _layers(polygons, scene, codes, simplify_m, settings, watch, model=None)
-    with watch.stage("export"):
-        files = write_layers(home.path, layers, settings.formats)
-    result = Result(
-        directory=home.path,
-        layers=_summaries(layers, valid / lattice.window.area * _ground_m2(scene)),
-        stages=tuple(watch.stages),
-        files=tuple(path.name for path in files),
-        executor=executor.name,
-    )
-    home.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
+    with RunDirectory(Path(directory), identity, source=scene.path, overwrite=overwrite) as output:
+        if (finished := output.finished()) is not None:
+            progress.note(f"{output.path} holds these layers already, complete: nothing to do")
+            return finished
+        execution, _ = fit(execution, scene.height, scene.width, core=1)
+        chunk = output.chunk(execution.chunk or 1)
+        lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
+        shape = (lattice.height, lattice.width)
+        watch = _Watch(progress)
+        job = kernels.VectorJob(source=kernels.SceneMask(scene), scene_shape=shape, store=output.store)
+        with _opened(execution, progress, gpus=0) as executor:
+            merge, valid = _label(job, lattice, executor, watch)  # refuses what is no mask, before anything is written
+            output.open_store(chunk=chunk, shape=shape, arrays=())
+            _trace(job, lattice, merge, executor, watch)
+            worker_bytes = executor.peak_worker_bytes()
+        polygons = _join(job, lattice, watch)
+        codes = classes if classes is not None else {f"class_{code}": int(code) for code in np.unique(polygons.code)}
+        layers = _layers(polygons, scene, codes, simplify_m, settings, watch, model=None)
+        with watch.stage("export"):
+            files = write_layers(output.path, layers, settings.formats)
+        result = _result(output.path, layers, scene, valid, watch, files, executor.name)
+        output.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
     return result
 
 
@@ -309,7 +300,7 @@ def _layers(
             polygons = simplify_polygons(polygons, simplify_m / grid.gsd_m)
         geometries = to_geometries(polygons, grid.transform, keep_junctions=simplify_m > 0)
         area_m2, perimeter_m = measure(geometries, grid.crs)
-        large = area_m2 >= settings.min_area_m2
+        large = ~(area_m2 < settings.min_area_m2)
     layers = {}
     for name, code in codes.items():
         members = large & (polygons.code == code)
@@ -329,10 +320,10 @@ def _layers(
 
 
 def _ground_m2(grid: Scene) -> float:
-    corners = [
-        grid.transform @ corner for corner in ((0, 0), (0, grid.height), (grid.width, grid.height), (grid.width, 0))
-    ]
-    area_m2, _ = measure(np.array([shapely.Polygon(corners)]), grid.crs)
+    """Area of the whole grid on the ground; its edges are followed in many steps, since they are not straight there."""
+    rectangle = shapely.segmentize(shapely.box(0, 0, grid.width, grid.height), max(grid.width, grid.height) / 64)
+    outline = shapely.transform(rectangle, lambda corners: np.stack(grid.transform @ corners.T, axis=1))
+    area_m2, _ = measure(np.array([outline]), grid.crs)
     return float(area_m2[0])
 
 
@@ -364,15 +355,26 @@ def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
         description="confidence (0-254 = 0-1)",
         tags=tags,
     )
-    return [mask, confidence]
+    beside = mask.with_name(f"{mask.name}.aux.xml")
+    return [mask, *([beside] if beside.exists() else []), confidence]
 
 
-def _summaries(layers: Mapping[str, geopandas.GeoDataFrame], ground_m2: float) -> dict[str, LayerSummary]:
+def _result(
+    directory: Path,
+    layers: Mapping[str, geopandas.GeoDataFrame],
+    grid: Scene,
+    valid: int,
+    watch: _Watch,
+    files: Sequence[Path],
+    executor: str,
+) -> Result:
+    ground_m2 = valid / (grid.height * grid.width) * _ground_m2(grid)
     areas = {name: float(layer["area_m2"].sum()) for name, layer in layers.items()}
-    return {
+    summaries = {
         name: LayerSummary(len(layer), round(areas[name], 2), round(areas[name] / ground_m2, 6) if ground_m2 else 0.0)
         for name, layer in layers.items()
     }
+    return Result(directory, summaries, tuple(watch.stages), tuple(path.name for path in files), executor)
 
 
 def _facts(
@@ -381,7 +383,7 @@ def _facts(
     """What ``run.json`` tells beyond the result."""
     return {
         "settings": dict(settings),
-        "execution": asdict(execution),
+        "execution": asdict(execution) | {"chunk": lattice.chunk},
         "lattice": asdict(lattice),
         "valid_pixels": valid,
         "peak_memory_bytes": {"worker": worker_bytes, "driver": peak_bytes()},

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.codes import NODATA
 from geoseg.errors import SettingsError
 
 __all__ = ["PixelCounts", "count_masks", "count_planes"]
-
-_NODATA = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ def count_masks(
     """
     if predicted.shape != truth.shape:
         raise SettingsError(f"the prediction is {predicted.shape} and the truth {truth.shape} pixels; give equal grids")
-    judged = np.broadcast_to((predicted != _NODATA) & (truth != _NODATA), (len(codes), *truth.shape))
+    judged = np.broadcast_to((predicted != NODATA) & (truth != NODATA), (len(codes), *truth.shape))
     if known is not None:
         if known.shape != judged.shape:
             raise SettingsError(f"known has shape {known.shape}; expected {judged.shape}, a plane per class")

@@ -24,8 +24,8 @@ from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy lets throu
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
-from geoseg.export.atomic import staged
 
 __all__ = ["BLOCK", "OVERVIEW_RESAMPLINGS", "Raster", "write_cog"]
 

@@ -30,8 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj.exceptions import ProjError
 
+from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
-from geoseg.export.atomic import staged
 
 __all__ = [
     "FORMATS",
@@ -459,7 +459,7 @@ def write_layers(directory: Path, layers: Mapping[str, gpd.GeoDataFrame], format
     written = []
     for name in dict.fromkeys(formats):
         suffix, write, combined = FORMATS[name]
-        todo = {"layers": layers} if combined else layers
+        todo = layers if not combined else {"layers": layers} if layers else {}
         for stem, content in todo.items():
             path = directory / f"{stem}{suffix}"
             write(path, content)

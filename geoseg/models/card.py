@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from geoseg.errors import ModelError
+from geoseg.errors import ModelError, SettingsError
+from geoseg.settings import require_layer_names
 
 __all__ = ["Card", "CardClass"]
 
@@ -115,7 +116,7 @@ class Card:
         scaling = network_input["value_scaling"]
         low, high = properties["geoseg:gsd_range_m"]
         return cls(
-            path=path,
+            path=path.absolute(),
             name=properties["mlm:name"],
             title=properties["title"],
             version=properties["version"],
@@ -236,6 +237,22 @@ class Card:
         """Digest of the weights file, hexadecimal: the model's identity in a manifest."""
         return hashlib.sha256(self.weights_path.read_bytes()).hexdigest()
 
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all that decides a prediction: weights, architecture, scaling, classes, tiling."""
+        classes = [(entry.code, entry.name) for entry in self.classes]
+        facts = [
+            self.weights_sha256,
+            self.architecture,
+            self.bands,
+            self.mean,
+            self.std,
+            classes,
+            self.tile,
+            self.stride,
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
     @property
     def parameters(self) -> int:
         """Number of trained values in the weights."""
@@ -286,3 +303,7 @@ def _check(card: Card) -> None:
         )
     if not all(1 <= entry.code <= 254 for entry in card.classes) or not card.classes:
         raise ModelError(f"{card.path} has class codes outside 1-254")
+    try:
+        require_layer_names(tuple(entry.name for entry in card.classes))
+    except SettingsError as error:
+        raise ModelError(f"{card.path} has unfit {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,7 +23,6 @@ def available() -> list[Card]:
     return [Card.read(path) for path in _shipped().values()]
 
 
-@cache
 def load(model: str) -> Card:
     """Finds a model's card.
 

@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from geoseg.codes import NODATA
 from geoseg.errors import InputError
 from geoseg.lattice import Window
 
 __all__ = ["Border", "Faces", "Merge", "find_faces", "merge_faces"]
-
-NODATA = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)

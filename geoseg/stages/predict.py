@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.codes import NODATA
 from geoseg.lattice import Tile, Window
 
-__all__ = ["NODATA", "Infer", "Read", "predict_chunk", "to_uint8"]
-
-NODATA = 255
-"""Mask code and confidence of a pixel without data."""
+__all__ = ["Infer", "Read", "predict_chunk", "to_uint8"]
 
 Read: TypeAlias = Callable[[Window], tuple[NDArray[np.generic], NDArray[np.bool_]]]
 """window -> pixels (bands, rows, cols), valid (rows, cols)"""
@@ -107,8 +106,14 @@ def _batches(items: Iterator[_Ready], size: int) -> Iterator[list[_Ready]]:
 
 def _prefetched(groups: Iterator[list[_Ready]]) -> Iterator[list[_Ready]]:
     """Reads the next batch on a thread while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="geoseg-read") as reader:
+    reader = _reader()
+    coming = reader.submit(next, groups, None)
+    while (group := coming.result()) is not None:
         coming = reader.submit(next, groups, None)
-        while (group := coming.result()) is not None:
-            coming = reader.submit(next, groups, None)
-            yield group
+        yield group
+
+
+@cache
+def _reader() -> ThreadPoolExecutor:
+    """One thread for all chunks of a process, so that a scene is opened once and not with every chunk."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="geoseg-read")

@@ -26,6 +26,8 @@ __all__ = ["simplify_polygons"]
 
 Ints = NDArray[np.int64]
 
+_SLACK = 1.001  # a tolerance that is one pixel but for rounding is one pixel
+
 
 def simplify_polygons(polygons: Polygons, tolerance_px: float) -> Polygons:
     """Simplify the polygons of a whole scene; neighbours still fit.
@@ -58,7 +60,7 @@ def simplify_polygons(polygons: Polygons, tolerance_px: float) -> Polygons:
         coords,
         arcs[leads],
         _least_inner_vertices(coords, arcs[leads]),
-        int(min(2 * tolerance_px**2, 2**30)),
+        int(min(2 * tolerance_px**2 * _SLACK, 2**30)),
         kept,
         (cell, cells_across, cell_offsets, in_cell),
     )

@@ -38,6 +38,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.codes import NODATA
 from geoseg.errors import InputError
 from geoseg.lattice import Window
 from geoseg.rings import (
@@ -54,7 +55,6 @@ from geoseg.rings import (
 
 __all__ = ["ChunkBorder", "Ends", "Fragment", "Histograms", "Instances", "Polygons", "join_fragments", "trace_chunk"]
 
-NODATA = 255
 FULL_CONFIDENCE = 254
 
 # Directions. Four pixels and four cracks meet at a corner; seen from it, crack d leads in direction d.

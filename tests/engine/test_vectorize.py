@@ -128,7 +128,7 @@ def test_small_polygons_are_left_out(write_mask, tmp_path):
     ("mask", "profile", "message"),
     [
         (np.array([[0, 255]], np.uint8), {"nodata": None}, "255"),
-        (np.array([[0, 700]], np.uint16), {"nodata": None}, "0-254.*700"),
+        (np.array([[0, 700]], np.uint16), {"nodata": None}, "700.*0-254"),
         (np.array([[0.5, 1]], np.float32), {"nodata": None}, "whole numbers"),
     ],
     ids=["255 not declared", "code too large", "no whole number"],

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 import rasterio
 import shapely
+from affine import Affine
+from rio_cogeo.cogeo import cog_validate
 
 import geoseg
 from geoseg import Execution, RunSettings, VectorSettings
@@ -48,7 +52,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_leaves_all_files_and_tells_what_they_are(finished, land):
     expected = {f"{name}{suffix}" for name in NAMES for suffix in (".geojson", ".parquet")}
-    assert set(finished.files) == expected | {"mask.tif", "confidence.tif"}
+    assert set(finished.files) == expected | {"mask.tif", "mask.tif.aux.xml", "confidence.tif"}
     record = json.loads((finished.directory / "run.json").read_text())
     assert record["identity"]["scene"] == str(land)
     assert record["lattice"]["core"] == CORE
@@ -90,6 +94,7 @@ def test_layers_hold_exactly_the_masks_pixels(land, settings, tmp_path):
         Execution(serial=True, chunk=5 * CORE),
         Execution(workers=1, chunk=2 * CORE),
         Execution(workers=2, chunk=CORE),
+        Execution(workers=4, chunk=2 * CORE),
     ],
     ids=lambda e: f"{'serial' if e.serial else e.workers}-{e.chunk}",
 )
@@ -280,3 +285,92 @@ def test_bad_settings_are_refused_before_anything_is_written(land, settings, tmp
         geoseg.run(land, tmp_path / "layers", settings=replace(settings, **change), execution=SERIAL)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "layers").exists()
+
+
+def test_a_damaged_finished_run_is_repaired(land, settings, tmp_path):
+    home = tmp_path / "layers"
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+    before = contents(home)
+    (home / "water.geojson").unlink()
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+    assert contents(home) == before
+    (home / "run.json").unlink()
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+    assert contents(home) == before
+
+
+def test_an_input_inside_the_output_is_never_overwritten(land, settings, tmp_path):
+    home = tmp_path / "layers"
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="lies inside"):
+            geoseg.vectorize(home / "mask.tif", home, execution=SERIAL, overwrite=overwrite)
+    assert (home / "mask.tif").exists()
+
+
+def test_two_runs_do_not_share_a_directory(land, settings, tmp_path, monkeypatch):
+    home = tmp_path / "layers"
+    predict = kernels.predict
+
+    def meanwhile(job, chunk):
+        if chunk.key == "0000.0000":
+            with pytest.raises(OutputError, match="another run is writing"):
+                geoseg.run(land, home, settings=settings, execution=SERIAL)
+        return predict(job, chunk)
+
+    monkeypatch.setattr(kernels, "predict", meanwhile)
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+
+
+def test_another_card_is_another_run(land, settings, small_card, tmp_path):
+    home = tmp_path / "layers"
+    geoseg.run(land, home, settings=settings, execution=SERIAL)
+    item = json.loads(small_card.read_text())
+    item["properties"]["mlm:input"][0]["value_scaling"][0]["mean"] = 10.0
+    other = small_card.with_name("other.card.json")
+    other.write_text(json.dumps(item))
+    with pytest.raises(OutputError, match="model_digest is"):
+        geoseg.run(land, home, settings=replace(settings, model=str(other)), execution=SERIAL)
+
+
+def test_a_block_that_cannot_be_read_fails_its_chunks_only(write_scene, settings, tmp_path):
+    scene = write_scene(
+        paint(200, 200, seed=8), "damaged", tiled=True, blockxsize=64, blockysize=64, compress="deflate"
+    )
+    with scene.open("r+b") as file:
+        file.truncate(int(scene.stat().st_size * 0.7))
+    with pytest.raises(ChunkError, match=r"chunks failed in stage predict.*ReadError"):
+        geoseg.run(scene, tmp_path / "layers", settings=settings, execution=SERIAL)
+    assert any((tmp_path / "layers" / ".geoseg" / "done").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["geographic", "rotated"])
+def test_other_grids_have_their_places_and_areas(write_scene, settings, tmp_path, kind):
+    if kind == "geographic":
+        degree = 1 / 111_320
+        place = {"crs": "EPSG:4326", "transform": Affine(degree / np.cos(np.radians(50)), 0, 10, 0, -degree, 50)}
+    else:
+        place = {"transform": Affine.translation(500_000, 5_000_000) @ Affine.rotation(30) @ Affine.scale(1, -1)}
+    scene = write_scene(paint(150, 180, seed=11) | 1, kind, **place)
+    result = geoseg.run(scene, tmp_path / "layers", settings=settings, execution=SERIAL)
+    layers = pd.concat([result.layer(name) for name in NAMES])
+    with rasterio.open(result.directory / "mask.tif") as raster:
+        mask, transform = raster.read(1), raster.transform
+    assert layers["area_m2"].sum() == pytest.approx(((mask > 0) & (mask < 255)).sum(), rel=0.02)
+    share = sum(layer.share for layer in result.layers.values())
+    assert share == pytest.approx(((mask > 0) & (mask < 255)).mean(), abs=0.01)
+    inside = shapely.contains_xy(layers.union_all(), *(transform @ (np.array([90.5]), np.array([75.5]))))
+    assert inside[0] == (0 < mask[75, 90] < 255)
+
+
+def test_other_tools_read_what_a_run_leaves(finished):
+    for name in NAMES:
+        for suffix, epsg in ((".geojson", 4326), (".parquet", 32614)):
+            path = finished.directory / f"{name}{suffix}"
+            layer = geopandas.read_parquet(path) if suffix == ".parquet" else pyogrio.read_dataframe(path)
+            assert len(layer) == finished.layers[name].polygons
+            assert layer.crs.to_epsg() == epsg
+            assert layer["area_m2"].sum() == pytest.approx(finished.layers[name].area_m2, abs=0.1)
+    for name in ("mask.tif", "confidence.tif"):
+        valid, errors, warnings = cog_validate(finished.directory / name, strict=True)
+        assert (valid, errors, warnings) == (True, [], [])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from geoseg.atomic import remove_leftovers, staged
 from geoseg.errors import OutputError
-from geoseg.export.atomic import remove_leftovers, staged
 
 
 def test_file_and_side_file_appear_together(tmp_path):
