@@ -46,7 +46,8 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
-            parse_host_port(scheduler)
+            if "://" not in scheduler:
+                parse_host_port(scheduler)  # a client of a bad address fails late and noisily
             client = Client(scheduler, timeout=15, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise SettingsError(
