@@ -244,6 +244,11 @@ def _describe_card(card: Card) -> None:
             ("GSD", f"{finest:g}-{coarsest:g} m"),
             ("classes", ", ".join(f"{entry.code} {entry.name}" for entry in card.classes)),
             ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
+            *(
+                ("halo", f"{row['differing']:.2%} of pixels differ from whole-image prediction on {row['image']}")
+                for row in card.halo_measured
+                if row["halo"] == card.halo
+            ),
             ("weights", f"{card.weights}, sha256 {card.weights_sha256[:16]}…"),
             *(("trained on", f"{entry['name']} ({entry['licence']})") for entry in card.training_data),
         ]

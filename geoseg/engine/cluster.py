@@ -14,14 +14,14 @@ from geoseg.errors import SettingsError
 
 __all__ = ["connect", "fitting_workers"]
 
-_WORKER_BYTES = 2 * 1024**3
+_WORKER_BYTES = 3 * 1024**3
 _START_TIMEOUT_S = 120
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
 
 
 def fitting_workers() -> int:
-    """Worker processes that fit this machine: one per core that this process may use, 2 GiB of memory for each."""
+    """Worker processes that fit this machine: one per core that this process may use, 3 GiB of memory for each."""
     from dask.system import CPU_COUNT
     from distributed.system import MEMORY_LIMIT
 

@@ -58,6 +58,7 @@ class Card:
         weights: file name of the safetensors beside the card.
         training_data: (name, licence, source) of each set.
         held_out: one row of figures per class and test set.
+        halo_measured: share of pixels that differ from whole-image prediction, a row per image and halo.
         datetime: when the weights were trained, RFC 3339.
     """
 
@@ -78,6 +79,7 @@ class Card:
     weights: str
     training_data: tuple[dict[str, str], ...]
     held_out: tuple[dict[str, Any], ...]
+    halo_measured: tuple[dict[str, Any], ...]
     datetime: str
 
     @classmethod
@@ -137,6 +139,7 @@ class Card:
             weights=item["assets"]["weights"]["href"],
             training_data=tuple(properties["geoseg:training_data"]),
             held_out=tuple(properties["geoseg:held_out"]),
+            halo_measured=tuple(properties["geoseg:halo_measured"]),
             datetime=properties["datetime"],
         )
 
@@ -213,6 +216,7 @@ class Card:
                 "geoseg:stride": self.stride,
                 "geoseg:training_data": list(self.training_data),
                 "geoseg:held_out": list(self.held_out),
+                "geoseg:halo_measured": list(self.halo_measured),
             },
             "assets": {
                 "weights": {
