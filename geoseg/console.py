@@ -254,10 +254,11 @@ def _describe_card(card: Card) -> None:
         ]
     )
     figures = Table(title="held-out figures", title_justify="left", box=None, header_style="bold")
-    for heading in card.held_out[0] if card.held_out else ():
+    columns = ("set", "gsd_m", "class", "images", "iou", "precision", "recall")
+    for heading in columns:
         figures.add_column(heading)
     for row in card.held_out:
-        figures.add_row(*(_cell(value) for value in row.values()))
+        figures.add_row(*(_cell(row.get(heading, "")) for heading in columns))
     Console().print(figures)
 
 

@@ -66,7 +66,7 @@ def test_every_shipped_model_is_complete():
         (lambda item: item["assets"]["weights"].update(href="weights.pt"), ".safetensors only"),
         (lambda item: item["assets"]["weights"].update(href="gone.safetensors"), "not beside its card"),
         (lambda item: item["properties"].update({"geoseg:halo": 100}), "multiples of the stride"),
-        (lambda item: item["properties"].update({"geoseg:halo": 512}), "larger than two halos"),
+        (lambda item: item["properties"].update({"geoseg:halo": 768}), "larger than two halos"),
         (lambda item: item["properties"]["mlm:input"][0]["value_scaling"].pop(), "one each"),
     ],
 )
