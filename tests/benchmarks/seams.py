@@ -1,9 +1,13 @@
-"""Looks for seams in a finished run: ``python tests/benchmarks/seams.py DIR``
+"""Looks for seams in a finished run: ``python tests/benchmarks/seams.py DIR [--scene SCENE --bands 1,2,3]``
 
-Counts the mask's class changes across every column and row line. If tiles or chunks left seams, lines at tile-core
-and chunk borders carry more changes than the others. Neighbouring lines resemble each other, so each border line is
-compared with the lines up to 24 px from it. Also counts axis-parallel polygon edges of the exact outlines that run
-along border lines, in the same way.
+Counts the mask's class changes across every column and row line, and the straight outlines of at least 8 px along it.
+If tiles or chunks left seams, the lines at their borders carry more than others. Neighbouring lines resemble each
+other, so each border line is compared with the lines up to 24 px from it. What chance does is measured on the same
+mask: the ratio is also taken for the same spacing at every other offset, and the rank of the true borders among them
+is printed.
+
+With ``--scene`` the scene is predicted once more with every border line in the middle of a tile, where no seam can be:
+the excess of the run's changes across its borders over those is what the borders themselves add.
 """
 
 from __future__ import annotations
@@ -14,6 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+
+import geoseg
+from geoseg.lattice import Window
+from geoseg.models.runtimes import TorchRuntime
 
 AROUND = 24
 
@@ -39,24 +47,56 @@ def long_edges(mask: np.ndarray, axis: int, least: int = 8) -> np.ndarray:
     return total
 
 
-def excess(counts: np.ndarray, step: int) -> tuple[float, float]:
-    """Ratio of border lines to the lines around them, and its standard error."""
-    size = len(counts)
-    borders = np.arange(step, size - 1, step)
-    ratios_at, ratios_around = [], []
-    for border in borders:
-        near = [line for line in range(border - AROUND, border + AROUND + 1) if 0 < line < size and line != border]
-        ratios_at.append(counts[border])
-        ratios_around.append(counts[near].mean())
-    at, around = np.array(ratios_at, float), np.array(ratios_around, float)
-    if not len(borders) or around.sum() == 0:
-        return float("nan"), float("nan")
-    return at.sum() / around.sum(), float(np.sqrt(((at - around) ** 2).sum()) / around.sum())
+def excess(counts: np.ndarray, first: int, step: int) -> float:
+    """Ratio of the lines first, first + step, ... to the lines around them."""
+    smooth = np.convolve(counts, np.ones(2 * AROUND + 1), mode="same")
+    lines = np.arange(first, len(counts), step)
+    lines = lines[(lines > AROUND) & (lines < len(counts) - AROUND - 1)]
+    around = (smooth[lines] - counts[lines]).sum() / (2 * AROUND)
+    return float(counts[lines].sum() / around) if around else float("nan")
+
+
+def compare_with_centred(mask: np.ndarray, scene_path: str, bands: str, lattice: dict[str, int]) -> None:
+    """Prints changes across tile borders in the run, and in predictions with the border in the middle of a tile."""
+    plan = geoseg.make_plan(
+        scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(serial=True)
+    )
+    infer = TorchRuntime(plan.card, device=plan.device, precision=plan.precision, halo=lattice["halo"])
+    fill = np.array(plan.card.mean).round().astype(np.uint8)[:, None, None]
+    core, halo = lattice["core"], lattice["halo"]
+    for axis, name in ((0, "rows"), (1, "columns")):
+        run_total = centred_total = differing = pixels = 0
+        for border in range(core, mask.shape[axis], core):
+            for start in range(0, mask.shape[1 - axis], core):
+                row, col = (border - core // 2, start) if axis == 0 else (start, border - core // 2)
+                values, valid = plan.grid.read(
+                    Window(col - halo, row - halo, core + 2 * halo, core + 2 * halo), plan.bands
+                )
+                if not valid[halo : halo + core, halo : halo + core].any():
+                    continue
+                centred = infer(np.where(valid, values, fill)[None])[0][0]
+                centred[~valid[halo : halo + core, halo : halo + core]] = 255
+                there = mask[row : row + core, col : col + core]
+                centred = centred[: there.shape[0], : there.shape[1]]
+                line = core // 2
+                run_total += changes(there, axis)[line]
+                centred_total += changes(centred, axis)[line]
+                beside = np.s_[line - 8 : line + 8]
+                near = (there[beside], centred[beside]) if axis == 0 else (there[:, beside], centred[:, beside])
+                differing += (near[0] != near[1]).sum()
+                pixels += near[0].size
+        print(
+            f"across tile border {name}: {run_total} changes in the run, {centred_total} with the border inside a tile "
+            f"({run_total / centred_total:.3f}); {differing / pixels:.3%} of the pixels within 8 px differ",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--scene")
+    parser.add_argument("--bands", default="1,2,3")
     options = parser.parse_args()
     lattice = json.loads((options.directory / "run.json").read_text())["lattice"]
     with rasterio.open(options.directory / "mask.tif") as raster:
@@ -64,9 +104,17 @@ def main() -> None:
     for what, count in (("class changes", changes), ("straight edges >= 8 px", long_edges)):
         for axis, name in ((0, "rows"), (1, "columns")):
             counts = count(mask, axis)
-            for lines, step in (("tile", lattice["core"]), ("chunk", lattice["chunk"])):
-                ratio, error = excess(counts, step)
-                print(f"{what} along {lines} {name} (every {step} px): {ratio:.3f} +- {error:.3f} of the lines around")
+            for lines, step in {"tile": lattice["core"], "chunk": lattice["chunk"]}.items():
+                true = excess(counts, step, step)
+                others = np.array([excess(counts, step + offset, step) for offset in range(1, step)])
+                others = others[np.isfinite(others)]
+                rank = (others < true).mean() if len(others) else float("nan")
+                print(
+                    f"{what} along {lines} {name} (every {step} px): {true:.3f} of the lines around; other offsets "
+                    f"{others.mean():.3f} +- {others.std():.3f}, rank {rank:.0%}"
+                )
+    if options.scene:
+        compare_with_centred(mask, options.scene, options.bands, lattice)
 
 
 if __name__ == "__main__":
