@@ -245,7 +245,7 @@ def _describe_card(card: Card) -> None:
             ("classes", ", ".join(f"{entry.code} {entry.name}" for entry in card.classes)),
             ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
             *(
-                ("halo", f"{row['differing']:.2%} of pixels differ from whole-image prediction on {row['image']}")
+                ("halo", f"{row['differing']:.3%} of pixels differ from whole-image prediction on {row['image']}")
                 for row in card.halo_measured
                 if row["halo"] == card.halo
             ),

@@ -56,7 +56,9 @@ def excess(counts: np.ndarray, first: int, step: int) -> float:
     return float(counts[lines].sum() / around) if around else float("nan")
 
 
-def compare_with_centred(mask: np.ndarray, scene_path: str, bands: str, lattice: dict[str, int]) -> None:
+def compare_with_centred(
+    mask: np.ndarray, scene_path: str, bands: str, lattice: dict[str, int], *, axes: str, every: int
+) -> None:
     """Prints changes across tile borders in the run, and in predictions with the border in the middle of a tile."""
     plan = geoseg.make_plan(
         scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(serial=True)
@@ -65,9 +67,11 @@ def compare_with_centred(mask: np.ndarray, scene_path: str, bands: str, lattice:
     fill = np.array(plan.card.mean).round().astype(np.uint8)[:, None, None]
     core, halo = lattice["core"], lattice["halo"]
     for axis, name in ((0, "rows"), (1, "columns")):
+        if name not in axes:
+            continue
         run_total = centred_total = differing = pixels = 0
         for border in range(core, mask.shape[axis], core):
-            for start in range(0, mask.shape[1 - axis], core):
+            for start in range(0, mask.shape[1 - axis], core * every):
                 row, col = (border - core // 2, start) if axis == 0 else (start, border - core // 2)
                 values, valid = plan.grid.read(
                     Window(col - halo, row - halo, core + 2 * halo, core + 2 * halo), plan.bands
@@ -97,6 +101,8 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--scene")
     parser.add_argument("--bands", default="1,2,3")
+    parser.add_argument("--axes", default="rows,columns", help="which borders to compare with --scene")
+    parser.add_argument("--every", type=int, default=1, help="compare every n-th tile along a border")
     options = parser.parse_args()
     lattice = json.loads((options.directory / "run.json").read_text())["lattice"]
     with rasterio.open(options.directory / "mask.tif") as raster:
@@ -114,7 +120,7 @@ def main() -> None:
                     f"{others.mean():.3f} +- {others.std():.3f}, rank {rank:.0%}"
                 )
     if options.scene:
-        compare_with_centred(mask, options.scene, options.bands, lattice)
+        compare_with_centred(mask, options.scene, options.bands, lattice, axes=options.axes, every=options.every)
 
 
 if __name__ == "__main__":
