@@ -191,7 +191,7 @@ for path in {[str(p) for p in (text, tmp_path, cut, bare, good)]}:
         scene = Scene.open(path)
         scene.read(scene.window, (1,))
         print("read")
-    except SceneError as error:
+    except (ReadError, SceneError):
         print("refused")
 """
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
