@@ -9,10 +9,11 @@ from typing import Literal, get_args
 
 from geoseg.errors import SettingsError
 
-__all__ = ["Device", "Execution", "Precision", "RunSettings", "VectorSettings", "require_layer_names"]
+__all__ = ["Device", "Execution", "Precision", "RunSettings", "SimplifyMethod", "VectorSettings", "require_layer_names"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 
 
 def require_layer_names(names: tuple[str, ...]) -> None:
