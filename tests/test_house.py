@@ -17,6 +17,7 @@ FLOORS = {
     "settings": 0,
     "lattice": 0,
     "codes": 0,
+    "components": 0,
     "atomic": 1,
     "resample": 0,
     "rings": 0,

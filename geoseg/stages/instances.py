@@ -2,17 +2,20 @@
 
 An *instance* is a 4-connected component of one class in the mask of the whole scene. Its id is the flat row-major index
 of its first pixel in the scene, plus one: a fact of the scene, so no chunk size, worker or order of work can change it.
+Where touching instances of one class must stay apart (fields), the mask comes with the *parents* of the pixels that
+growth gave to them (:func:`geoseg.stages.cores.grow_cores`): two neighbours of one class then belong together if
+neither has a parent, or if one is the parent of the other.
 
-Three steps, of which only the first sees pixels:
+Four steps, of which only the first and the last see pixels:
 
-1. :func:`find_faces`, per chunk: label it and keep what shows on its four edges.
+1. :func:`find_faces`, per chunk: find its components and keep what shows on its four edges.
 2. :func:`merge_faces`, once: union-find over the seams, from the faces alone.
 3. :meth:`Merge.border`, per chunk: the global ids on and just outside its edges, all that tracing needs to know of the
    world around it.
+4. :func:`label_chunk`, per chunk: labels of its pixels and of those just around it, and what they stand for.
 
 Everything that moves between processes is bounded by the perimeter of a chunk, never by its area. The scheme is the
-usual one for labelling in blocks (block-wise labelling, then equivalences over block faces), with the labels from cc3d
-(W. Silversmith, connected-components-3d) and the union by ``scipy.sparse.csgraph``.
+usual one for labelling in blocks: block-wise labelling, then equivalences over block faces.
 """
 
 from __future__ import annotations
@@ -20,18 +23,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import cc3d
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from geoseg.codes import NODATA
+from geoseg.components import DOWN, LEFT, RIGHT, UP, check_chunk, find_components, grid_of, join
 from geoseg.errors import InputError
 from geoseg.lattice import Window
+from geoseg.rings import Columns
 
-__all__ = ["Border", "Faces", "Merge", "find_faces", "merge_faces"]
+__all__ = ["Border", "Faces", "Labels", "Merge", "find_faces", "label_chunk", "merge_faces"]
+
+# How an edge pixel hangs together with what lies beyond the edge.
+ORDINARY, GROWN_FROM_BEYOND, GROWN_FROM_ELSEWHERE = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,21 +45,25 @@ class Faces:
         window: the chunk's window in the scene.
         edges: int32 ``(2 * width + 2 * height,)``, the component at every edge pixel: top row, bottom row, left column,
             right column. Components are numbered 1..k among those that touch an edge; 0 is background or nodata.
+        grown: uint8, as long: 0 is a pixel without parent, 1 one whose parent lies beyond this edge, 2 any other.
         code: uint8 ``(k,)``, class code of each component.
         first: int64 ``(k,)``, flat row-major index in the scene of each component's first pixel in this chunk.
     """
 
     window: Window
     edges: NDArray[np.int32]
+    grown: NDArray[np.uint8]
     code: NDArray[np.uint8]
     first: NDArray[np.int64]
 
     @classmethod
     def empty(cls, window: Window) -> Faces:
         """Faces of a chunk that holds no instance at all."""
+        length = 2 * (window.width + window.height)
         return cls(
             window=window,
-            edges=np.zeros(2 * (window.width + window.height), np.int32),
+            edges=np.zeros(length, np.int32),
+            grown=np.zeros(length, np.uint8),
             code=np.zeros(0, np.uint8),
             first=np.zeros(0, np.int64),
         )
@@ -69,6 +76,7 @@ class Border:
     Attributes:
         window: the chunk's window in the scene.
         ids: int64 ``(n,)``, the distinct instance ids that occur here.
+        code: uint8 ``(n,)``, their class codes.
         inside: int32 ``(2 * width + 2 * height,)``, one entry per edge pixel of the chunk: top row, bottom row, left
             column, right column. An entry is a position in ``ids`` plus one; 0 is background or nodata.
         outside: int32 ``(2 * width + 2 * height + 4,)``, the same for the ring of pixels around the chunk: above,
@@ -77,8 +85,31 @@ class Border:
 
     window: Window
     ids: NDArray[np.int64]
+    code: NDArray[np.uint8]
     inside: NDArray[np.int32]
     outside: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels(Columns):
+    """One chunk's pixels by instance, and the pixels around it. Made by :func:`label_chunk`.
+
+    Attributes:
+        labels: int32 ``(height + 2, width + 2)``, the chunk and the ring of pixels around it. Equal labels are the same
+            instance of the scene; 0 is background, nodata, or outside the scene.
+        id: int64, by label: the instance's id in the scene; 0 for label 0 and for labels that occur nowhere.
+        code: uint8, by label: its class code.
+        area_px: int64, by label: its pixels in this chunk; 0 if it lies in the ring alone.
+        is_open: bool, by label: whether it occurs in this chunk and goes on in another one.
+        edge: bool, by label: whether one of its pixels in this chunk lies on the edge of the scene.
+    """
+
+    labels: NDArray[np.int32]
+    id: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    area_px: NDArray[np.int64]
+    is_open: NDArray[np.bool_]
+    edge: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,10 +118,10 @@ class Merge:
 
     _faces: Mapping[tuple[int, int], Faces]  # by place in the grid of chunks: row, column
     _places: Mapping[Window, tuple[int, int]]
-    _ids: Mapping[tuple[int, int], NDArray[np.int64]]  # global id of each chunk's components; [0] is 0
+    _instances: Mapping[tuple[int, int], NDArray[np.int64]]  # id * 256 + code of each chunk's components; [0] is 0
 
     def border(self, window: Window) -> Border:
-        """The global ids that the chunk at ``window`` needs for tracing.
+        """The global ids that the chunk at ``window`` needs for labelling.
 
         Args:
             window: a chunk's window, as given to :func:`find_faces`.
@@ -101,56 +132,66 @@ class Merge:
         if window not in self._places:
             raise InputError(f"no chunk lies at {window}; ask for a window that was merged")
         row, col = self._places[window]
-        faces = self._faces[row, col]
-        inside = self._ids[row, col][faces.edges]
-        outside = np.concatenate(
+        around = np.concatenate(
             [
+                np.zeros(1, np.int64),  # always there, so that position 0 means "no instance"
+                *(self._edge(row, col, side) for side in ("top", "bottom", "left", "right")),
                 self._edge(row - 1, col, "bottom", window.width),
                 self._edge(row + 1, col, "top", window.width),
                 self._edge(row, col - 1, "right", window.height),
                 self._edge(row, col + 1, "left", window.height),
-                self._edge(row - 1, col - 1, "bottom", 1)[-1:],
-                self._edge(row - 1, col + 1, "bottom", 1)[:1],
-                self._edge(row + 1, col - 1, "top", 1)[-1:],
-                self._edge(row + 1, col + 1, "top", 1)[:1],
+                self._edge(row - 1, col - 1, "bottom")[-1:],
+                self._edge(row - 1, col + 1, "bottom")[:1],
+                self._edge(row + 1, col - 1, "top")[-1:],
+                self._edge(row + 1, col + 1, "top")[:1],
             ]
         )
-        # id 0 is put first by force, so that position 0 always means "no instance"
-        ids, entries = np.unique(np.concatenate([[0], inside, outside]), return_inverse=True)
+        instances, entries = np.unique(around, return_inverse=True)
         places: NDArray[np.int32] = entries.astype(np.int32)
-        return Border(window=window, ids=ids[1:], inside=places[1 : inside.size + 1], outside=places[inside.size + 1 :])
+        edges = 2 * (window.width + window.height)
+        return Border(
+            window=window,
+            ids=instances[1:] // 256,
+            code=(instances[1:] % 256).astype(np.uint8),
+            inside=places[1 : edges + 1],
+            outside=places[edges + 1 :],
+        )
 
-    def _edge(self, row: int, col: int, side: str, length: int) -> NDArray[np.int64]:
-        """Global ids along one side of a chunk; zeros of ``length`` beyond the scene."""
+    def _edge(self, row: int, col: int, side: str, length: int = 1) -> NDArray[np.int64]:
+        """Ids * 256 + codes along one side of a chunk; zeros of ``length`` beyond the scene."""
         faces = self._faces.get((row, col))
         if faces is None:
             return np.zeros(length, np.int64)
-        return self._ids[row, col][_side(faces, side)]
+        return self._instances[row, col][faces.edges[_side(faces.window, side)]]
 
 
-def find_faces(mask: NDArray[np.uint8], window: Window, scene_shape: tuple[int, int]) -> Faces:
-    """Label one chunk and keep what touches its edges.
+def find_faces(
+    codes: NDArray[np.uint8], parent: NDArray[np.uint8] | None, window: Window, scene_shape: tuple[int, int]
+) -> Faces:
+    """Find one chunk's components and keep what touches its edges.
 
     Args:
-        mask: uint8 ``(height, width)`` class codes of the chunk. 0 and 255 are never instances.
+        codes: uint8 ``(height, width)`` class codes of the chunk. 0 and 255 are never instances.
+        parent: uint8 ``(height, width)``, where each pixel's parent lies (0: it has none), from
+            :func:`geoseg.stages.cores.grow_cores`; None if no pixel of the scene has one.
         window: where the chunk lies in the scene.
         scene_shape: ``(rows, cols)`` of the scene.
 
     Raises:
-        InputError: the mask is not uint8 of the window's shape, or the window leaves the scene.
+        InputError: an array is not uint8 of the window's shape, or the window leaves the scene.
     """
-    _check_chunk(mask, window, scene_shape)
-    traced = np.where(mask == NODATA, np.uint8(0), mask)
-    components, count = cc3d.connected_components(traced, connectivity=4, return_N=True, out_dtype=np.uint32)
-    labels: NDArray[np.int32] = components.view(np.int32)
-    edge_labels = _rim(labels)
-    touching = np.unique(edge_labels[edge_labels > 0])
-    first = _first_pixels(labels, count)[touching]
-    rows, cols = np.divmod(first, window.width)
+    _check(codes, parent, window, scene_shape)
+    found = find_components(codes, parent)
+    rim = found.rim()
+    touching = np.unique(rim[rim > 0])
+    number = np.zeros(len(found) + 1, np.int32)
+    number[touching] = np.arange(1, touching.size + 1)
+    rows, cols = np.divmod(found.first[touching], window.width)
     return Faces(
         window=window,
-        edges=np.searchsorted(np.concatenate([[0], touching]), edge_labels).astype(np.int32),
-        code=traced[rows, cols],
+        edges=number[rim],
+        grown=np.zeros(rim.size, np.uint8) if parent is None else _grown(parent),
+        code=found.code[touching],
         first=(rows + window.row_off) * scene_shape[1] + cols + window.col_off,
     )
 
@@ -158,8 +199,8 @@ def find_faces(mask: NDArray[np.uint8], window: Window, scene_shape: tuple[int, 
 def merge_faces(faces: Iterable[Faces], scene_shape: tuple[int, int]) -> Merge:
     """Give every component that touches a chunk edge its global id.
 
-    Components of one class that meet over a seam are one instance; its id is one more than the smallest first pixel
-    among its parts.
+    Components that are connected over a seam are one instance; its id is one more than the smallest first pixel among
+    its parts.
 
     Args:
         faces: one per chunk, in any order. The windows must be the cells of one grid over the whole scene.
@@ -168,7 +209,7 @@ def merge_faces(faces: Iterable[Faces], scene_shape: tuple[int, int]) -> Merge:
     Raises:
         InputError: the windows do not tile the scene.
     """
-    grid = _grid(list(faces), scene_shape)
+    grid = grid_of(faces, scene_shape)
     counts = np.array([len(face.code) for face in grid.values()], np.int64)
     starts = dict(zip(grid, np.cumsum(counts) - counts, strict=True))
 
@@ -178,97 +219,121 @@ def merge_faces(faces: Iterable[Faces], scene_shape: tuple[int, int]) -> Merge:
             if neighbour in grid:
                 met = _meetings(face, side, grid[neighbour], opposite)
                 pairs.append(met + np.array([[starts[row, col]], [starts[neighbour]]]))
-    joined = np.concatenate(pairs, axis=1)
-
-    total = int(counts.sum())
-    graph = coo_array((np.ones(joined.shape[1], np.int8), (joined[0], joined[1])), shape=(total, total))
-    groups, group = connected_components(graph, directed=False) if total else (0, np.zeros(0, np.int32))
+    groups, group = join(np.concatenate(pairs, axis=1), int(counts.sum()))
     smallest = np.full(groups, np.iinfo(np.int64).max)
     np.minimum.at(smallest, group, np.concatenate([face.first for face in grid.values()]))
     ids = smallest[group] + 1
     return Merge(
         _faces=grid,
         _places={face.window: place for place, face in grid.items()},
-        _ids={
-            place: np.concatenate([[0], ids[starts[place] : starts[place] + len(face.code)]])
+        _instances={
+            place: np.concatenate([[0], ids[starts[place] : starts[place] + len(face.code)] * 256 + face.code])
             for place, face in grid.items()
         },
     )
 
 
+def label_chunk(
+    codes: NDArray[np.uint8],
+    parent: NDArray[np.uint8] | None,
+    border: Border,
+    window: Window,
+    scene_shape: tuple[int, int],
+) -> Labels:
+    """Label a chunk and the ring of pixels around it so that equal labels mean the same instance of the scene.
+
+    Args:
+        codes: uint8 ``(height, width)``, as given to :func:`find_faces`.
+        parent: the same.
+        border: this chunk's, from :meth:`Merge.border`.
+        window: where the chunk lies in the scene.
+        scene_shape: ``(rows, cols)`` of the scene.
+
+    Raises:
+        InputError: an array is not uint8 of the window's shape, the window leaves the scene, or the border is not this
+            chunk's.
+    """
+    _check(codes, parent, window, scene_shape)
+    found = find_components(codes, parent)
+    rim = found.rim()
+    if border.window != window or not np.array_equal(border.inside > 0, rim > 0):
+        raise InputError(f"the border is of {border.window} or of another mask; give Merge.border({window})")
+
+    # one label per id of the border: one of its components here, else a new one
+    count = len(found)
+    label_of_id = np.arange(count, count + border.ids.size + 1, dtype=np.int32)
+    label_of_id[0] = 0
+    label_of_id[border.inside] = rim
+    relabelled = np.arange(count + 1, dtype=np.int32)
+    relabelled[rim] = label_of_id[border.inside]
+    labels = found.paint(relabelled)
+    width, height = window.width, window.height
+    above, below, left, right, corners = np.split(
+        label_of_id[border.outside], np.cumsum([width, width, height, height])
+    )
+    labels[0, 1:-1], labels[-1, 1:-1], labels[1:-1, 0], labels[1:-1, -1] = above, below, left, right
+    labels[0, 0], labels[0, -1], labels[-1, 0], labels[-1, -1] = corners
+
+    size = count + border.ids.size + 1
+    ids, code, area = np.zeros(size, np.int64), np.zeros(size, np.uint8), np.zeros(size, np.int64)
+    rows, cols = np.divmod(found.first, width)
+    # an instance of this chunk alone is named by its first pixel here; the border knows the others
+    ids[: count + 1] = (rows + window.row_off) * scene_shape[1] + cols + window.col_off + 1
+    code[: count + 1] = found.code
+    np.add.at(area, relabelled, found.area_px)
+    ids[: count + 1][relabelled != np.arange(count + 1)] = 0
+    ids[label_of_id[1:]] = border.ids
+    code[label_of_id[1:]] = border.code
+    ids[0] = 0
+    is_open, edge = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+    is_open[label_of_id[border.inside[border.inside == border.outside[:-4]]]] = True
+    inner = labels[1:-1, 1:-1]
+    edge[inner[0]] |= window.row_off == 0
+    edge[inner[-1]] |= window.row_stop == scene_shape[0]
+    edge[inner[:, 0]] |= window.col_off == 0
+    edge[inner[:, -1]] |= window.col_stop == scene_shape[1]
+    is_open[0] = edge[0] = False
+    return Labels(labels=labels, id=ids, code=code, area_px=area, is_open=is_open, edge=edge)
+
+
 def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np.int64]:
-    """Pairs (2, n) of components, counted from 0, that meet over one seam and have the same class."""
-    here, there = _side(face, side), _side(other, opposite)
-    # a long contact repeats one pair pixel after pixel: keep its first pixel only
-    fresh = np.ones(here.size, bool)
-    fresh[1:] = (here[1:] != here[:-1]) | (there[1:] != there[:-1])
-    fresh &= (here > 0) & (there > 0)
-    pairs = np.stack([here[fresh], there[fresh]]).astype(np.int64) - 1
+    """Pairs (2, n) of components, counted from 0, that are connected over one seam."""
+    ours, theirs = _side(face.window, side), _side(other.window, opposite)
+    here, there = face.edges[ours], other.edges[theirs]
+    grown, grown_there = face.grown[ours], other.grown[theirs]
+    connected = (grown | grown_there) == ORDINARY
+    connected |= (grown == GROWN_FROM_BEYOND) | (grown_there == GROWN_FROM_BEYOND)
+    at = np.flatnonzero(connected & (here > 0) & (there > 0))
+    pairs = np.stack([here[at], there[at]]).astype(np.int64) - 1
+    # a long contact repeats one pair pixel after pixel: keep the first
+    fresh = np.ones(at.size, bool)
+    fresh[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
+    pairs = pairs[:, fresh]
     return pairs[:, face.code[pairs[0]] == other.code[pairs[1]]]
 
 
-def _grid(faces: list[Faces], scene_shape: tuple[int, int]) -> dict[tuple[int, int], Faces]:
-    """Faces by their place in the grid of chunks, row-major; refuses windows that do not tile the scene."""
-    by_window = {face.window: face for face in faces}
-    rows = sorted({(window.row_off, window.height) for window in by_window})
-    cols = sorted({(window.col_off, window.width) for window in by_window})
-    grid = {}
-    for row, (row_off, height) in enumerate(rows):
-        for col, (col_off, width) in enumerate(cols):
-            face = by_window.get(Window(col_off=col_off, row_off=row_off, width=width, height=height))
-            if face is not None:
-                grid[row, col] = face
-    covers = _partitions(rows, scene_shape[0]) and _partitions(cols, scene_shape[1])
-    if not covers or len(grid) != len(rows) * len(cols) or len(grid) != len(faces):
-        raise InputError(
-            f"{len(faces)} chunks do not tile a scene of {scene_shape[0]} x {scene_shape[1]} px; "
-            "give the faces of every chunk once, Faces.empty(window) for a skipped one"
-        )
-    return grid
-
-
-def _partitions(spans: list[tuple[int, int]], length: int) -> bool:
-    """Whether sorted (start, length) spans follow one another from 0 to ``length``."""
-    stop = 0
-    for start, span in spans:
-        if start != stop:
-            return False
-        stop = start + span
-    return stop == length
-
-
-def _side(faces: Faces, side: str) -> NDArray[np.int32]:
-    """The entries of one side of ``faces.edges``."""
-    width, height = faces.window.width, faces.window.height
+def _side(window: Window, side: str) -> slice:
+    """Where one side stands in arrays of all edge pixels of a chunk."""
+    width, height = window.width, window.height
     starts = {"top": 0, "bottom": width, "left": 2 * width, "right": 2 * width + height}
-    length = width if side in {"top", "bottom"} else height
-    return faces.edges[starts[side] : starts[side] + length]
+    return slice(starts[side], starts[side] + (width if side in {"top", "bottom"} else height))
 
 
-def _rim(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The edge pixels of a chunk: top row, bottom row, left column, right column."""
-    return np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+def _grown(parent: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """How the edge pixels hang together with what lies beyond the edges (see :attr:`Faces.grown`)."""
+    sides = ((parent[0], UP), (parent[-1], DOWN), (parent[:, 0], LEFT), (parent[:, -1], RIGHT))
+    return np.concatenate(
+        [
+            np.where(edge == beyond, GROWN_FROM_BEYOND, np.where(edge == 0, ORDINARY, GROWN_FROM_ELSEWHERE))
+            for edge, beyond in sides
+        ]
+    ).astype(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
-def _first_pixels(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """Flat index of the first pixel of each label 0..count (-1 where it does not occur)."""
-    first = np.full(count + 1, -1, np.int64)
-    flat = labels.ravel()
-    last = 0
-    for pixel in range(flat.size):
-        label = flat[pixel]
-        if label != last:
-            last = label
-            if first[label] < 0:
-                first[label] = pixel
-    return first
-
-
-def _check_chunk(mask: NDArray[np.uint8], window: Window, scene_shape: tuple[int, int]) -> None:
-    """Refuse a mask that is not the window's, or a window that is not the scene's."""
-    if mask.dtype != np.uint8 or mask.shape != (window.height, window.width):
-        raise InputError(f"mask is {mask.dtype} {mask.shape}; expected uint8 {(window.height, window.width)}")
-    scene = Window(col_off=0, row_off=0, width=scene_shape[1], height=scene_shape[0])
-    if window.area == 0 or not scene.contains(window):
-        raise InputError(f"chunk {window} is empty or leaves the scene of {scene_shape[0]} x {scene_shape[1]} px")
+def _check(
+    codes: NDArray[np.uint8], parent: NDArray[np.uint8] | None, window: Window, scene_shape: tuple[int, int]
+) -> None:
+    """Refuse arrays that are not the window's, or a window that is not the scene's."""
+    check_chunk(codes, window, scene_shape, "mask")
+    if parent is not None:
+        check_chunk(parent, window, scene_shape, "parent")

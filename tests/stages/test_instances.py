@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from geoseg.errors import InputError
 from geoseg.lattice import Window
-from geoseg.stages.instances import Border, Faces, find_faces, merge_faces
+from geoseg.stages.instances import Border, Faces, find_faces, label_chunk, merge_faces
 
 
 def whole_scene_ids(mask: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_faces_keep_what_touches_an_edge() -> None:
         ],
         np.uint8,
     )
-    faces = find_faces(mask, Window(10, 20, 4, 3), (100, 50))
+    faces = find_faces(mask, None, Window(10, 20, 4, 3), (100, 50))
     # components in row-major order: the 1s, the 2 above, the 2 below; the 3 touches no edge
     top, bottom, left, right = np.split(faces.edges, [4, 8, 11])
     assert top.tolist() == [1, 1, 0, 2]
@@ -53,7 +53,7 @@ def test_faces_keep_what_touches_an_edge() -> None:
 def test_codes_0_and_255_are_never_instances() -> None:
     window = Window(0, 0, 3, 2)
     for code in (0, 255):
-        faces, empty = find_faces(np.full((2, 3), code, np.uint8), window, (2, 3)), Faces.empty(window)
+        faces, empty = find_faces(np.full((2, 3), code, np.uint8), None, window, (2, 3)), Faces.empty(window)
         assert np.array_equal(faces.edges, empty.edges)
         assert faces.code.size == faces.first.size == 0
         assert faces.edges.dtype == empty.edges.dtype
@@ -68,7 +68,7 @@ def test_borders_equal_the_whole_scene(cut, shape: tuple[int, int], chunk: int, 
     mask = random.choice(np.array([1, 2, 0, 255], np.uint8), size=shape, p=[density, rest, rest, rest])
     expected = np.pad(whole_scene_ids(mask), 1)
     windows = cut(shape, chunk)
-    merge = merge_faces([find_faces(mask[w.slices()], w, shape) for w in reversed(windows)], shape)
+    merge = merge_faces([find_faces(mask[w.slices()], None, w, shape) for w in reversed(windows)], shape)
     for window in windows:
         around = expected[window.pad(1).shift(1, 1).slices()]
         inner, ring = around[1:-1, 1:-1], around
@@ -82,7 +82,7 @@ def test_borders_equal_the_whole_scene(cut, shape: tuple[int, int], chunk: int, 
 def test_arms_that_meet_in_another_chunk_are_one_instance() -> None:
     mask = np.array([[5, 0, 5, 0], [5, 0, 5, 0], [5, 5, 5, 0], [0, 0, 0, 6]], np.uint8)
     windows = [Window(0, 0, 4, 2), Window(0, 2, 4, 2)]
-    merge = merge_faces([find_faces(mask[w.slices()], w, (4, 4)) for w in windows], (4, 4))
+    merge = merge_faces([find_faces(mask[w.slices()], None, w, (4, 4)) for w in windows], (4, 4))
     upper, lower = (merge.border(w) for w in windows)
     assert upper.ids.tolist() == [1]
     assert lower.ids.tolist() == [1, 16]
@@ -92,7 +92,7 @@ def test_arms_that_meet_in_another_chunk_are_one_instance() -> None:
 def test_touching_classes_stay_apart_at_a_seam() -> None:
     mask = np.array([[1, 2]], np.uint8)
     windows = [Window(0, 0, 1, 1), Window(1, 0, 1, 1)]
-    merge = merge_faces([find_faces(mask[w.slices()], w, (1, 2)) for w in windows], (1, 2))
+    merge = merge_faces([find_faces(mask[w.slices()], None, w, (1, 2)) for w in windows], (1, 2))
     assert merge.border(windows[0]).ids.tolist() == [1, 2]
 
 
@@ -100,7 +100,7 @@ def test_what_moves_is_bounded_by_the_perimeter() -> None:
     size = 256
     mask = np.random.default_rng(0).integers(0, 4, (size, size)).astype(np.uint8)
     window = Window(0, 0, size, size)
-    faces = find_faces(mask, window, (size, size))
+    faces = find_faces(mask, None, window, (size, size))
     border = merge_faces([faces], (size, size)).border(window)
     for small in (faces, border):
         assert len(pickle.dumps(small)) < 4 * size * 20 + 1000  # the mask alone has 256 bytes per edge pixel
@@ -111,7 +111,7 @@ def test_what_moves_is_bounded_by_the_perimeter() -> None:
 def test_skipped_chunks_can_be_given_as_empty() -> None:
     windows = [Window(0, 0, 2, 2), Window(2, 0, 2, 2)]
     mask = np.ones((2, 2), np.uint8)
-    merge = merge_faces([find_faces(mask, windows[0], (2, 4)), Faces.empty(windows[1])], (2, 4))
+    merge = merge_faces([find_faces(mask, None, windows[0], (2, 4)), Faces.empty(windows[1])], (2, 4))
     assert merge.border(windows[1]).outside.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
@@ -137,11 +137,62 @@ def test_border_refuses_a_window_that_was_not_merged() -> None:
 
 
 def test_faces_refuse_a_wrong_mask_or_window() -> None:
+    with pytest.raises(InputError, match=r"mask is uint8 .* expected uint8"):
+        find_faces(np.zeros((3, 4), np.uint8), None, Window(0, 0, 3, 4), (10, 10))
     with pytest.raises(InputError, match="expected uint8"):
-        find_faces(np.zeros((3, 4), np.uint8), Window(0, 0, 3, 4), (10, 10))
-    with pytest.raises(InputError, match="expected uint8"):
-        find_faces(np.zeros((3, 4), np.int32), Window(0, 0, 4, 3), (10, 10))  # type: ignore[arg-type]
+        find_faces(np.zeros((3, 4), np.int32), None, Window(0, 0, 4, 3), (10, 10))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"parent is .* expected uint8"):
+        find_faces(np.zeros((3, 4), np.uint8), np.zeros((4, 4), np.uint8), Window(0, 0, 4, 3), (10, 10))
     with pytest.raises(InputError, match="leaves the scene"):
-        find_faces(np.zeros((3, 4), np.uint8), Window(8, 0, 4, 3), (10, 10))
+        find_faces(np.zeros((3, 4), np.uint8), None, Window(8, 0, 4, 3), (10, 10))
     with pytest.raises(InputError, match="is empty"):
-        find_faces(np.zeros((0, 4), np.uint8), Window(0, 0, 4, 0), (10, 10))
+        find_faces(np.zeros((0, 4), np.uint8), None, Window(0, 0, 4, 0), (10, 10))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 23), (23, 1), (19, 26)])
+@pytest.mark.parametrize("chunk", [1, 4, 7, 64])
+@pytest.mark.parametrize("density", [0.5, 0.9])
+def test_labels_equal_the_whole_scene(cut, shape: tuple[int, int], chunk: int, density: float) -> None:
+    random = np.random.default_rng([*shape, chunk])
+    rest = (1 - density) / 3
+    mask = random.choice(np.array([1, 2, 0, 255], np.uint8), size=shape, p=[density, rest, rest, rest])
+    expected = np.pad(whole_scene_ids(mask), 1)
+    codes_of = dict(zip(expected[1:-1, 1:-1].ravel().tolist(), mask.ravel().tolist(), strict=True))
+    windows = cut(shape, chunk)
+    merge = merge_faces([find_faces(mask[w.slices()], None, w, shape) for w in windows], shape)
+    for window in windows:
+        found = label_chunk(mask[window.slices()], None, merge.border(window), window, shape)
+        around = expected[window.pad(1).shift(1, 1).slices()]
+        inner = around[1:-1, 1:-1]
+        assert np.array_equal(found.id[found.labels], around)
+        used = np.unique(found.labels)
+        assert len(set(found.id[used])) == used.size
+        assert not found.id[np.setdiff1d(np.arange(found.id.size), used)].any()
+        assert (found.id[0], found.code[0], found.area_px[0], found.is_open[0], found.edge[0]) == (
+            0,
+            0,
+            0,
+            False,
+            False,
+        )
+        outside = np.ones(expected.shape, bool)
+        outside[window.shift(1, 1).slices()] = False
+        on_edge = np.zeros(expected.shape, bool)
+        on_edge[[1, -2]] = on_edge[:, [1, -2]] = True
+        for label in used[used > 0]:
+            instance = found.id[label]
+            assert found.code[label] == codes_of[instance]
+            assert found.area_px[label] == (inner == instance).sum()
+            is_here = (inner == instance).any()
+            assert found.is_open[label] == (is_here and (outside & (expected == instance)).any())
+            assert found.edge[label] == (expected == instance)[~outside & on_edge].any()
+
+
+def test_labels_refuse_the_border_of_another_chunk_or_mask() -> None:
+    mask = np.array([[1, 0, 1, 1]], np.uint8)
+    windows = [Window(0, 0, 2, 1), Window(2, 0, 2, 1)]
+    merge = merge_faces([find_faces(mask[w.slices()], None, w, (1, 4)) for w in windows], (1, 4))
+    with pytest.raises(InputError, match=r"give Merge\.border"):
+        label_chunk(mask[:, :2], None, merge.border(windows[1]), windows[0], (1, 4))
+    with pytest.raises(InputError, match="of another mask"):
+        label_chunk(mask[:, 1:3], None, merge.border(windows[0]), windows[0], (1, 4))
