@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.codes import NODATA
 from geoseg.components import DOWN, LEFT, RIGHT, UP, check_chunk, find_components, grid_of, join
 from geoseg.errors import InputError
 from geoseg.lattice import Window
@@ -36,6 +37,8 @@ __all__ = ["Border", "Faces", "Labels", "Merge", "find_faces", "label_chunk", "m
 # How an edge pixel hangs together with what lies beyond the edge.
 ORDINARY, GROWN_FROM_BEYOND, GROWN_FROM_ELSEWHERE = 0, 1, 2
 
+_NODATA = -1  # among labels, which count instances from 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Faces:
@@ -44,7 +47,7 @@ class Faces:
     Attributes:
         window: the chunk's window in the scene.
         edges: int32 ``(2 * width + 2 * height,)``, the component at every edge pixel: top row, bottom row, left column,
-            right column. Components are numbered 1..k among those that touch an edge; 0 is background or nodata.
+            right column. Components are numbered 1..k among those that touch an edge; 0 is background, -1 nodata.
         grown: uint8, as long: 0 is a pixel without parent, 1 one whose parent lies beyond this edge, 2 any other.
         code: uint8 ``(k,)``, class code of each component.
         first: int64 ``(k,)``, flat row-major index in the scene of each component's first pixel in this chunk.
@@ -78,9 +81,9 @@ class Border:
         ids: int64 ``(n,)``, the distinct instance ids that occur here.
         code: uint8 ``(n,)``, their class codes.
         inside: int32 ``(2 * width + 2 * height,)``, one entry per edge pixel of the chunk: top row, bottom row, left
-            column, right column. An entry is a position in ``ids`` plus one; 0 is background or nodata.
+            column, right column. An entry is a position in ``ids`` plus one; 0 is background, -1 nodata.
         outside: int32 ``(2 * width + 2 * height + 4,)``, the same for the ring of pixels around the chunk: above,
-            below, left, right, then the corners top-left, top-right, bottom-left, bottom-right. Outside the scene: 0.
+            below, left, right, then the corners top-left, top-right, bottom-left, bottom-right. Outside the scene: -1.
     """
 
     window: Window
@@ -96,7 +99,7 @@ class Labels(Columns):
 
     Attributes:
         labels: int32 ``(height + 2, width + 2)``, the chunk and the ring of pixels around it. Equal labels are the same
-            instance of the scene; 0 is background, nodata, or outside the scene.
+            instance of the scene; 0 is background, -1 nodata or outside the scene.
         id: int64, by label: the instance's id in the scene; 0 for label 0 and for labels that occur nowhere.
         code: uint8, by label: its class code.
         area_px: int64, by label: its pixels in this chunk; 0 if it lies in the ring alone.
@@ -134,7 +137,7 @@ class Merge:
         row, col = self._places[window]
         around = np.concatenate(
             [
-                np.zeros(1, np.int64),  # always there, so that position 0 means "no instance"
+                np.array([_NODATA, 0]),  # always there, so that the positions below are -1 and 0 for them
                 *(self._edge(row, col, side) for side in ("top", "bottom", "left", "right")),
                 self._edge(row - 1, col, "bottom", window.width),
                 self._edge(row + 1, col, "top", window.width),
@@ -147,22 +150,23 @@ class Merge:
             ]
         )
         instances, entries = np.unique(around, return_inverse=True)
-        places: NDArray[np.int32] = entries.astype(np.int32)
+        places: NDArray[np.int32] = entries.astype(np.int32) - 1
         edges = 2 * (window.width + window.height)
         return Border(
             window=window,
-            ids=instances[1:] // 256,
-            code=(instances[1:] % 256).astype(np.uint8),
-            inside=places[1 : edges + 1],
-            outside=places[edges + 1 :],
+            ids=instances[2:] // 256,
+            code=(instances[2:] % 256).astype(np.uint8),
+            inside=places[2 : edges + 2],
+            outside=places[edges + 2 :],
         )
 
     def _edge(self, row: int, col: int, side: str, length: int = 1) -> NDArray[np.int64]:
-        """Ids * 256 + codes along one side of a chunk; zeros of ``length`` beyond the scene."""
+        """Ids * 256 + codes along one side of a chunk; nodata of ``length`` beyond the scene."""
         faces = self._faces.get((row, col))
         if faces is None:
-            return np.zeros(length, np.int64)
-        return self._instances[row, col][faces.edges[_side(faces.window, side)]]
+            return np.full(length, _NODATA)
+        edge = faces.edges[_side(faces.window, side)]
+        return np.where(edge < 0, _NODATA, self._instances[row, col][edge])
 
 
 def find_faces(
@@ -189,7 +193,7 @@ def find_faces(
     rows, cols = np.divmod(found.first[touching], window.width)
     return Faces(
         window=window,
-        edges=number[rim],
+        edges=np.where(_rim(codes) == NODATA, np.int32(_NODATA), number[rim]),
         grown=np.zeros(rim.size, np.uint8) if parent is None else _grown(parent),
         code=found.code[touching],
         first=(rows + window.row_off) * scene_shape[1] + cols + window.col_off,
@@ -256,20 +260,23 @@ def label_chunk(
     _check(codes, parent, window, scene_shape)
     found = find_components(codes, parent)
     rim = found.rim()
-    if border.window != window or not np.array_equal(border.inside > 0, rim > 0):
+    inside = np.maximum(border.inside, 0)
+    if border.window != window or not np.array_equal(inside > 0, rim > 0):
         raise InputError(f"the border is of {border.window} or of another mask; give Merge.border({window})")
 
     # one label per id of the border: one of its components here, else a new one
     count = len(found)
     label_of_id = np.arange(count, count + border.ids.size + 1, dtype=np.int32)
     label_of_id[0] = 0
-    label_of_id[border.inside] = rim
+    label_of_id[inside] = rim
     relabelled = np.arange(count + 1, dtype=np.int32)
-    relabelled[rim] = label_of_id[border.inside]
+    relabelled[rim] = label_of_id[inside]
     labels = found.paint(relabelled)
+    labels[1:-1, 1:-1][codes == NODATA] = _NODATA
     width, height = window.width, window.height
     above, below, left, right, corners = np.split(
-        label_of_id[border.outside], np.cumsum([width, width, height, height])
+        np.where(border.outside < 0, np.int32(_NODATA), label_of_id[border.outside]),
+        np.cumsum([width, width, height, height]),
     )
     labels[0, 1:-1], labels[-1, 1:-1], labels[1:-1, 0], labels[1:-1, -1] = above, below, left, right
     labels[0, 0], labels[0, -1], labels[-1, 0], labels[-1, -1] = corners
@@ -286,12 +293,15 @@ def label_chunk(
     code[label_of_id[1:]] = border.code
     ids[0] = 0
     is_open, edge = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    is_open[label_of_id[border.inside[border.inside == border.outside[:-4]]]] = True
+    is_open[label_of_id[inside[inside == border.outside[:-4]]]] = True
     inner = labels[1:-1, 1:-1]
-    edge[inner[0]] |= window.row_off == 0
-    edge[inner[-1]] |= window.row_stop == scene_shape[0]
-    edge[inner[:, 0]] |= window.col_off == 0
-    edge[inner[:, -1]] |= window.col_stop == scene_shape[1]
+    for side, at_end in (
+        (inner[0], window.row_off == 0),
+        (inner[-1], window.row_stop == scene_shape[0]),
+        (inner[:, 0], window.col_off == 0),
+        (inner[:, -1], window.col_stop == scene_shape[1]),
+    ):
+        edge[np.maximum(side, 0)] |= at_end
     is_open[0] = edge[0] = False
     return Labels(labels=labels, id=ids, code=code, area_px=area, is_open=is_open, edge=edge)
 
@@ -310,6 +320,11 @@ def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np
     fresh[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
     pairs = pairs[:, fresh]
     return pairs[:, face.code[pairs[0]] == other.code[pairs[1]]]
+
+
+def _rim(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The edge pixels of a chunk: top row, bottom row, left column, right column."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def _side(window: Window, side: str) -> slice:

@@ -1,0 +1,86 @@
+"""How sure the model was of each instance: counts of the confidences of its pixels, chunk by chunk."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from geoseg.codes import NODATA
+from geoseg.histograms import Histograms
+from geoseg.rings import offsets_of
+
+__all__ = ["count_confidence"]
+
+
+def count_confidence(
+    labels: NDArray[np.int32], confidence: NDArray[np.uint8] | None, area_px: NDArray[np.int64]
+) -> Histograms:
+    """The histogram of every label's confidences in one chunk.
+
+    Args:
+        labels: int32 ``(height + 2, width + 2)``, the chunk's and those of the ring around it, which is not counted.
+        confidence: uint8 ``(height, width)``, 0-254; 255 is unknown and left out. None: all histograms are empty.
+        area_px: int64, pixels of the chunk by label; 0 for labels whose histogram nobody wants.
+    """
+    if confidence is None:
+        return Histograms.empty(area_px.size)
+    offsets = offsets_of(area_px)
+    # contiguous, so that the kernel is compiled for one layout only
+    grouped = _group_by_label(labels, np.ascontiguousarray(confidence), offsets[:-1].copy(), area_px > 0, offsets[-1])
+    return Histograms(*_count_values(grouped, offsets))
+
+
+@numba.njit(cache=True, nogil=True)
+def _group_by_label(
+    labels: NDArray[np.int32],
+    confidence: NDArray[np.uint8],
+    cursors: NDArray[np.int64],
+    wanted: NDArray[np.bool_],
+    total: int,
+) -> NDArray[np.uint8]:
+    """Counting sort of the chunk's confidences by label; ``cursors`` says where each label begins, and is used up."""
+    grouped = np.empty(total, np.uint8)
+    height, width = confidence.shape
+    for row in range(height):
+        col = 0
+        while col < width:
+            label = labels[row + 1, col + 1]
+            since = col
+            while col < width and labels[row + 1, col + 1] == label:
+                col += 1
+            if label > 0 and wanted[label]:
+                at = cursors[label]
+                for place in range(since, col):
+                    grouped[at + place - since] = confidence[row, place]
+                cursors[label] = at + col - since
+    return grouped
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_values(
+    grouped: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+    """Sparse histograms of the groups of bytes between offsets; 255 (unknown) is left out."""
+    room = 0
+    for group in range(offsets.size - 1):
+        room += min(offsets[group + 1] - offsets[group], NODATA)
+    entry_offsets = np.zeros(offsets.size, np.int64)
+    value = np.empty(room, np.uint8)
+    count = np.empty(room, np.int64)
+    entries = 0
+    bins = np.zeros(256, np.int64)
+    for group in range(offsets.size - 1):
+        low, high = NODATA, -1
+        for at in range(offsets[group], offsets[group + 1]):
+            byte = grouped[at]
+            bins[byte] += 1
+            low, high = min(low, byte), max(high, byte)
+        for byte in range(low, min(high + 1, NODATA)):
+            if bins[byte]:
+                value[entries] = byte
+                count[entries] = bins[byte]
+                entries += 1
+        bins[low : high + 1] = 0
+        entry_offsets[group + 1] = entries
+    return entry_offsets, value[:entries].copy(), count[:entries].copy()
