@@ -1,9 +1,7 @@
 """Layers as GeoJSON, GeoParquet, GeoPackage and FlatGeobuf.
 
-A layer is a GeoDataFrame in the scene's CRS with the columns of `LAYER_SCHEMA`, one row per polygon, sorted
-by id; `make_layer` builds it and rounds the attributes once, so that every format holds the same figures.
-Stages may add columns. Every writer makes its file whole or not at all, and the same bytes for the same layer
-(a GeoPackage holds the same content, but notes when it was written).
+Every writer goes through a layer batch by batch, so its memory does not grow with the layer. It makes its file whole or
+not at all, and the same bytes for the same layer (a GeoPackage holds the same content, but notes when it was written).
 """
 
 from __future__ import annotations
@@ -13,13 +11,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,40 +29,19 @@ from pyproj.exceptions import ProjError
 
 from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
+from geoseg.export.rows import BATCH_ROWS, Layer, to_utc
 
 __all__ = [
     "FORMATS",
-    "LAYER_SCHEMA",
-    "Column",
     "Format",
-    "make_layer",
     "to_lonlat",
     "write_flatgeobuf",
     "write_geojson",
+    "write_geojsonseq",
     "write_geoparquet",
     "write_gpkg",
     "write_layers",
 ]
-
-
-class Column(NamedTuple):
-    """A column of every layer."""
-
-    dtype: str
-    meaning: str
-
-
-LAYER_SCHEMA: Final[Mapping[str, Column]] = {
-    "id": Column("int64", "the polygon's number: its first pixel in row-major order, plus 1; the same in every run"),
-    "class": Column("str", "water, road, field or parking"),
-    "area_m2": Column("float64", "geodesic area in square metres, to 0.001"),
-    "perimeter_m": Column("float64", "geodesic length of all rings in metres, to 0.001"),
-    "confidence": Column("float64", "mean confidence of the polygon's pixels, 0-1, to 0.0001; null if unknown"),
-    "confidence_p10": Column("float64", "confidence that 90 % of the pixels reach, 0-1, to 0.0001; null if unknown"),
-    "datetime": Column("datetime64[ms, UTC]", "when the scene was taken; null if unknown"),
-    "model": Column("str", "the model that found the polygon; null if unknown"),
-    "geometry": Column("geometry", "polygon in the scene's CRS, exterior ring counter-clockwise"),
-}
 
 # 7 decimals of a degree are 11 mm on the ground (RFC 7946, section 11.2, asks for no more than is meant).
 _DECIMALS = 7
@@ -73,79 +49,6 @@ _DECIMALS = 7
 # less than 10 mm up to 60 degrees of latitude (sagitta L^2 tan(lat) / 8R), which is what the decimals keep.
 _MAX_EDGE_M = 500.0
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{8,}(?:e-?\d+)?")
-_ROW_GROUP = 32_768
-
-
-def make_layer(  # noqa: PLR0913
-    geometries: ArrayLike,
-    *,
-    ids: ArrayLike,
-    class_name: str,
-    area_m2: ArrayLike,
-    perimeter_m: ArrayLike,
-    confidence: ArrayLike,
-    confidence_p10: ArrayLike,
-    datetime: str | dt.datetime | None,
-    model: str | None,
-    crs: Any,
-) -> gpd.GeoDataFrame:
-    """Make a layer: columns as in `LAYER_SCHEMA`, sorted by id, attributes rounded, exteriors counter-clockwise.
-
-    Args:
-        geometries: (n,) shapely polygons in `crs`.
-        ids: (n,) int64, unique.
-        class_name: the class of all polygons.
-        area_m2: (n,) square metres.
-        perimeter_m: (n,) metres.
-        confidence: (n,) 0-1, NaN where unknown.
-        confidence_p10: (n,) 0-1, NaN where unknown.
-        datetime: when the scene was taken, ISO 8601; without an offset it is taken as UTC.
-        model: name of the model; None where the mask came from elsewhere.
-        crs: anything that `pyproj.CRS.from_user_input` takes.
-
-    Returns:
-        The layer, indexed 0 ... n-1.
-
-    Raises:
-        SettingsError: a datetime that is not ISO 8601.
-        ValueError: arrays of different lengths, or an id given twice.
-    """
-    number = np.asarray(ids, dtype=np.int64)
-    shapes = np.asarray(geometries, dtype=object)
-    columns = {
-        "area_m2": np.round(np.asarray(area_m2, dtype=np.float64), 3),
-        "perimeter_m": np.round(np.asarray(perimeter_m, dtype=np.float64), 3),
-        "confidence": np.round(np.asarray(confidence, dtype=np.float64), 4),
-        "confidence_p10": np.round(np.asarray(confidence_p10, dtype=np.float64), 4),
-    }
-    for name, values in {"geometries": shapes, **columns}.items():
-        if values.shape != number.shape:
-            raise ValueError(f"{name} has shape {values.shape}, ids {number.shape}; one value per polygon is needed")
-    order = np.argsort(number, kind="stable")
-    if (np.diff(number[order]) == 0).any():
-        raise ValueError(f"ids of layer {class_name} are not unique")
-    length = len(number)
-    taken = pd.Timestamp(_utc(datetime)).tz_convert("UTC") if datetime is not None else pd.NaT
-    return gpd.GeoDataFrame(
-        {
-            "id": number[order],
-            "class": pd.Series([class_name] * length, dtype="str"),
-            **{name: values[order] for name, values in columns.items()},
-            "datetime": pd.Series([taken] * length, dtype="datetime64[ms, UTC]"),
-            "model": pd.Series([model] * length, dtype="str"),
-        },
-        geometry=shapely.orient_polygons(shapes[order]),
-        crs=crs,
-    )
-
-
-def _utc(value: str | dt.datetime) -> dt.datetime:
-    """Read an ISO 8601 time; one without an offset is UTC."""
-    try:
-        moment = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise SettingsError(f"datetime {value!r} is not ISO 8601; give one like 2024-06-30T10:15:00Z") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
 
 
 def to_lonlat(geometries: ArrayLike, crs: Any) -> NDArray[np.object_]:
@@ -171,10 +74,7 @@ def to_lonlat(geometries: ArrayLike, crs: Any) -> NDArray[np.object_]:
         return shapes
     if not source.is_geographic:
         shapes = _densify(shapes, _MAX_EDGE_M / source.axis_info[0].unit_conversion_factor)
-    try:
-        transformer = pyproj.Transformer.from_crs(source, "OGC:CRS84", always_xy=True)
-    except ProjError as error:
-        raise OutputError(f"a layer in {source.name} cannot be carried to longitude and latitude: {error}") from error
+    transformer = _to_crs84(source)
 
     def project(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         lon, lat = transformer.transform(xy[:, 0], xy[:, 1])
@@ -201,6 +101,14 @@ def to_lonlat(geometries: ArrayLike, crs: Any) -> NDArray[np.object_]:
     snapped[shapely.is_empty(snapped)] = None
     rounded[~sound] = snapped
     return np.asarray(shapely.orient_polygons(rounded))
+
+
+@lru_cache(maxsize=8)
+def _to_crs84(source: pyproj.CRS) -> pyproj.Transformer:
+    try:
+        return pyproj.Transformer.from_crs(source, "OGC:CRS84", always_xy=True)
+    except ProjError as error:
+        raise OutputError(f"a layer in {source.name} cannot be carried to longitude and latitude: {error}") from error
 
 
 def _densify(shapes: NDArray[np.object_], max_edge: float) -> NDArray[np.object_]:
@@ -252,7 +160,7 @@ def _unroll(line: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
     return shapely.union_all(pieces)
 
 
-def write_geojson(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> None:
+def write_geojson(path: str | os.PathLike[str], layer: Layer) -> None:
     """Write a layer as GeoJSON (RFC 7946): longitude and latitude, see `to_lonlat`.
 
     Every feature has its id twice, as the feature's `id` and as a property, because many readers show only
@@ -263,24 +171,52 @@ def write_geojson(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> None
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    geometries = to_lonlat(frame.geometry.to_numpy(), _crs(frame, path))
-    attributes = frame.drop(columns=frame.geometry.name)
-    members: list[Any] = ['{"type": "Feature", "id": ', _json_texts(frame["id"]), ', "properties": {']
-    for number, name in enumerate(attributes):
-        members += [f"{', ' if number else ''}{_json(str(name))}: ", _json_texts(attributes[name])]
-    heads = pc.binary_join_element_wise(*members, '}, "geometry": ', "")
-    with staged(Path(path)) as inside:
+    before = f'{{"type": "FeatureCollection", "name": {_json(Path(path).stem)}, "features": [\n'
+    _write_features(Path(path), layer, before, ",\n", "\n]}\n" if len(layer) else "]}\n")
+
+
+def write_geojsonseq(path: str | os.PathLike[str], layer: Layer) -> None:
+    """Write a layer as a sequence of GeoJSON features, one a line, as in :func:`write_geojson`.
+
+    This is RFC 8142 without its record separators: GDAL reads both, but tools for lines of JSON (jq, DuckDB,
+    tippecanoe, BigQuery) stumble over the separators, and lines can be cut, joined and read in parallel.
+
+    Raises:
+        OutputError: a layer without a CRS, or a file that cannot be written.
+    """
+    _write_features(Path(path), layer, "", "\n", "\n" if len(layer) else "")
+
+
+def _write_features(path: Path, layer: Layer, before: str, between: str, after: str) -> None:
+    """Write the text of features one after the other."""
+    crs = _crs(layer, path)
+    with staged(path) as inside:
         try:
             with inside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(f'{{"type": "FeatureCollection", "name": {_json(Path(path).stem)}, "features": [')
-                for start in range(0, len(frame), _ROW_GROUP):
-                    part = slice(start, start + _ROW_GROUP)
-                    lines = zip(heads[part].to_pylist(), _geometry_texts(geometries[part]), strict=True)
-                    file.write(",\n" if start else "\n")
-                    file.write(",\n".join(f"{head}{shape}}}" for head, shape in lines))
-                file.write("\n]}\n")
+                file.write(before)
+                gap = ""
+                for batch in layer.batches():
+                    file.write(gap)
+                    file.write(between.join(_feature_texts(batch, crs)))
+                    gap = between
+                file.write(after)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _feature_texts(batch: pa.RecordBatch, crs: pyproj.CRS) -> Iterator[str]:
+    """Return features as JSON text."""
+    members: list[Any] = ['{"type": "Feature", "id": ', _json_texts(batch["id"]), ', "properties": {']
+    for number, name in enumerate(_attributes(batch.schema)):
+        members += [f"{', ' if number else ''}{_json(name)}: ", _json_texts(batch[name])]
+    heads = pc.binary_join_element_wise(*members, '}, "geometry": ', "").to_pylist()
+    geometries = to_lonlat(shapely.from_wkb(batch["geometry"].to_numpy(zero_copy_only=False)), crs)
+    return (f"{head}{shape}}}" for head, shape in zip(heads, _geometry_texts(geometries), strict=True))
+
+
+def _attributes(schema: pa.Schema) -> list[str]:
+    """Return the names of a layer's columns without those that hold where its features are."""
+    return [name for name in schema.names if name not in ("geometry", "bbox")]
 
 
 def _geometry_texts(geometries: NDArray[np.object_]) -> list[str]:
@@ -296,13 +232,12 @@ def _geometry_texts(geometries: NDArray[np.object_]) -> list[str]:
 def _json(value: Any) -> str:
     """Return one value as JSON text; times in UTC as RFC 3339."""
     if isinstance(value, dt.datetime):
-        value = _utc(value).isoformat().replace("+00:00", "Z")
+        value = to_utc(value).isoformat().replace("+00:00", "Z")
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _json_texts(column: pd.Series) -> pa.Array:
+def _json_texts(values: pa.Array) -> pa.Array:
     """Return each value of a column as JSON text. Values that are not numbers are few, so each is written once."""
-    values = _arrow(column)
     if pa.types.is_integer(values.type):
         return values.cast(pa.string()).fill_null("null")
     if pa.types.is_floating(values.type):
@@ -315,99 +250,90 @@ def _json_texts(column: pd.Series) -> pa.Array:
     return texts.take(coded.indices).fill_null("null")
 
 
-def write_flatgeobuf(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> None:
+def write_flatgeobuf(path: str | os.PathLike[str], layer: Layer) -> None:
     """Write a layer as FlatGeobuf in the scene's CRS, with its spatial index (which sets the order of the features).
 
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    _write_with_gdal(Path(path), {Path(path).stem: frame}, driver="FlatGeobuf")
+    _write_with_gdal(Path(path), {Path(path).stem: layer}, driver="FlatGeobuf")
 
 
-def write_gpkg(path: str | os.PathLike[str], frames: Mapping[str, gpd.GeoDataFrame]) -> None:
+def write_gpkg(path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> None:
     """Write layers as one GeoPackage in the scene's CRS: a table with a spatial index per layer.
 
     The same layers give the same content; the file also notes when each table was written.
 
     Args:
         path: the file to write; its folder must exist.
-        frames: table name -> layer, at least one.
+        layers: table name -> layer, at least one.
 
     Raises:
         OutputError: no layer, a layer without a CRS, or a file that cannot be written.
     """
-    if not frames:
+    if not layers:
         raise OutputError(f"cannot write {path}: given no layer, a GeoPackage needs at least one")
-    _write_with_gdal(Path(path), frames, driver="GPKG")
+    _write_with_gdal(Path(path), layers, driver="GPKG")
 
 
-def _write_with_gdal(path: Path, frames: Mapping[str, gpd.GeoDataFrame], *, driver: str) -> None:
+def _write_with_gdal(path: Path, layers: Mapping[str, Layer], *, driver: str) -> None:
     """Write layers with one of GDAL's drivers; the first one makes the file, the others join it."""
-    for frame in frames.values():
-        _crs(frame, path)
+    places = {name: _crs(layer, path) for name, layer in layers.items()}
     with staged(path) as inside:
-        for name, frame in frames.items():
-            kind = "Polygon" if frame.empty else None  # else as the geometries are
+        for name, layer in layers.items():
+            schema = layer.schema.remove(layer.schema.get_field_index("bbox"))
+            batches = (batch.drop_columns(["bbox"]) for batch in layer.batches())
+            kinds = layer.geometry_types or ("Polygon",)
+            epsg = places[name].to_epsg()
             try:
-                pyogrio.write_dataframe(frame, inside, layer=name, driver=driver, geometry_type=kind)
+                pyogrio.write_arrow(
+                    pa.RecordBatchReader.from_batches(schema, batches),
+                    inside,
+                    layer=name,
+                    driver=driver,
+                    geometry_name="geometry",
+                    geometry_type=kinds[0] if len(kinds) == 1 else "Unknown",
+                    crs=f"EPSG:{epsg}" if epsg else places[name].to_wkt("WKT1_GDAL"),
+                )
             except (DataSourceError, DataLayerError, FeatureError) as error:
                 raise OutputError(f"cannot write {path}: {error}") from error
 
 
-def write_geoparquet(path: str | os.PathLike[str], frame: gpd.GeoDataFrame) -> None:
+def write_geoparquet(path: str | os.PathLike[str], layer: Layer) -> None:
     """Write a layer as GeoParquet 1.1 in the scene's CRS.
 
     WKB geometries, CRS as PROJJSON, exterior rings counter-clockwise (and stated to be), a `bbox` column that
-    covers each geometry, rows along a Hilbert curve over the layer's bounds (ties by id), zstd. Readers can
-    so skip row groups by place. See https://geoparquet.org/releases/v1.1.0/.
+    covers each geometry, rows along a Hilbert curve, zstd. Readers can so skip row groups by place. See
+    https://geoparquet.org/releases/v1.1.0/.
 
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    crs = _crs(frame, path)
-    if len(frame):
-        along = frame.hilbert_distance(total_bounds=frame.total_bounds)
-        frame = frame.iloc[np.lexsort((frame["id"].to_numpy(), along.to_numpy()))]
-    shapes = shapely.orient_polygons(frame.geometry.to_numpy())
-    bounds = shapely.bounds(shapes).reshape(-1, 4)
-    corners = ("xmin", "ymin", "xmax", "ymax")
-
-    attributes = frame.drop(columns=frame.geometry.name)
-    arrays = {name: _arrow(attributes[name]) for name in attributes}
-    arrays["geometry"] = pa.array(shapely.to_wkb(shapes, flavor="iso", include_srid=False), type=pa.binary())
-    arrays["bbox"] = pa.StructArray.from_arrays([pa.array(values) for values in bounds.T], names=list(corners))
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": sorted(set(gpd.array.GeometryArray(shapes).geom_type.tolist())),
-        "crs": crs.to_json_dict(),
+        "geometry_types": list(layer.geometry_types),
+        "crs": _crs(layer, path).to_json_dict(),
         "orientation": "counterclockwise",
         "edges": "planar",
-        "covering": {"bbox": {corner: ["bbox", corner] for corner in corners}},
+        "covering": {"bbox": {field.name: ["bbox", field.name] for field in layer.schema.field("bbox").type}},
     }
-    if len(frame):
-        column["bbox"] = shapely.total_bounds(shapes).tolist()
+    if layer.bounds is not None:
+        column["bbox"] = list(layer.bounds)
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    table = pa.table(arrays).replace_schema_metadata({"geo": json.dumps(geo, ensure_ascii=False)})
+    schema = layer.schema.with_metadata({"geo": json.dumps(geo, ensure_ascii=False)})
     with staged(Path(path)) as inside:
         try:
-            pq.write_table(
-                table,
+            with pq.ParquetWriter(
                 inside,
+                schema,
                 compression="zstd",
-                row_group_size=_ROW_GROUP,
-                use_dictionary=[name for name, values in arrays.items() if _repeats(values.type)],
-                write_statistics=[*attributes, *(f"bbox.{corner}" for corner in corners)],
-            )
+                use_dictionary=[field.name for field in schema if _repeats(field.type)],
+                write_statistics=[*_attributes(schema), *(f"bbox.{field.name}" for field in schema.field("bbox").type)],
+            ) as writer:
+                for batch in layer.batches():
+                    writer.write_batch(batch, row_group_size=BATCH_ROWS)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _arrow(column: pd.Series) -> pa.Array:
-    """Return a column with NaN and NaT as null, and with plain strings whatever pandas holds them in."""
-    values = pa.Array.from_pandas(column)
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
 
 
 def _repeats(kind: pa.DataType) -> bool:
@@ -415,11 +341,11 @@ def _repeats(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_timestamp(kind))
 
 
-def _crs(frame: gpd.GeoDataFrame, path: str | os.PathLike[str]) -> pyproj.CRS:
+def _crs(layer: Layer, path: str | os.PathLike[str]) -> pyproj.CRS:
     """Return the layer's CRS."""
-    if frame.crs is None:
+    if layer.crs is None:
         raise OutputError(f"cannot write {path}: the layer has no CRS; set the scene's")
-    return pyproj.CRS.from_user_input(frame.crs)
+    return layer.crs
 
 
 class Format(NamedTuple):
@@ -432,13 +358,14 @@ class Format(NamedTuple):
 
 FORMATS: Final[Mapping[str, Format]] = {
     "geojson": Format(".geojson", write_geojson, combined=False),
+    "geojsonl": Format(".geojsonl", write_geojsonseq, combined=False),
     "parquet": Format(".parquet", write_geoparquet, combined=False),
     "gpkg": Format(".gpkg", write_gpkg, combined=True),
     "fgb": Format(".fgb", write_flatgeobuf, combined=False),
 }
 
 
-def write_layers(directory: Path, layers: Mapping[str, gpd.GeoDataFrame], formats: Sequence[str]) -> list[Path]:
+def write_layers(directory: Path, layers: Mapping[str, Layer], formats: Sequence[str]) -> list[Path]:
     """Write layers in some formats: `<layer>.<suffix>` each, `layers.gpkg` for all together.
 
     Args:

@@ -1,0 +1,316 @@
+"""Rows: the features of a scene as Arrow files, one per chunk, and the layers that are read from them.
+
+Workers write what they finish with :func:`write_rows`; the driver reads layers with :func:`read_layers`, in one order
+for any way of cutting the scene, and the writers in `geoseg.export.vectors` go through them batch by batch. A layer
+holds sixteen bytes per feature in memory, never the features.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from geoseg.atomic import staged
+from geoseg.errors import SettingsError
+from geoseg.rings import Polygons
+from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
+
+__all__ = ["BATCH_ROWS", "LAYER_SCHEMA", "Column", "Layer", "read_layers", "to_utc", "write_rows"]
+
+BATCH_ROWS = 32_768
+BATCH_BYTES = 1 << 26  # of geometries: a batch of rivers has fewer rows
+_OPEN_FILES = 64
+
+_BBOX: Final = pa.struct([(corner, pa.float64()) for corner in ("xmin", "ymin", "xmax", "ymax")])
+
+
+class Column(NamedTuple):
+    """A column of every layer."""
+
+    type: pa.DataType
+    meaning: str
+
+
+LAYER_SCHEMA: Final[Mapping[str, Column]] = {
+    "id": Column(pa.int64(), "the polygon's number: its first pixel in row-major order, plus 1; the same in every run"),
+    "class": Column(pa.string(), "water, road, field or parking"),
+    "area_m2": Column(pa.float64(), "geodesic area in square metres, to 0.001"),
+    "perimeter_m": Column(pa.float64(), "geodesic length of all rings in metres, to 0.001"),
+    "confidence": Column(pa.float64(), "mean confidence of the polygon's pixels, 0-1, to 0.0001; null if unknown"),
+    "confidence_p10": Column(pa.float64(), "confidence that 90 % of the pixels reach, 0-1, to 0.0001; null if unknown"),
+    "touches_edge": Column(pa.bool_(), "whether it reaches the edge of the scene, and so perhaps goes on beyond it"),
+    "datetime": Column(pa.timestamp("ms", tz="UTC"), "when the scene was taken; null if unknown"),
+    "model": Column(pa.string(), "the model that found the polygon; null if unknown"),
+    "geometry": Column(pa.binary(), "polygon in the scene's CRS, exterior ring counter-clockwise"),
+}
+
+# What a row holds that is not the same for a whole layer, as it stands in a layer.
+_OWN: Final = ("id", "area_m2", "perimeter_m", "confidence", "confidence_p10", "touches_edge")
+_ROW_SCHEMA: Final = pa.schema(
+    [
+        ("code", pa.uint8()),
+        ("hilbert", pa.int64()),
+        *((name, LAYER_SCHEMA[name].type) for name in _OWN),
+        ("geometry", pa.large_binary()),
+        ("bbox", _BBOX),
+    ]
+)
+
+
+def write_rows(path: Path, polygons: Polygons, ground: Ground) -> None:
+    """Measure polygons and write them as one Arrow file, whole or not at all.
+
+    Attributes are rounded here, once, so that every format holds the same figures.
+
+    Args:
+        path: the file to be, ``.arrow``; its folder must exist.
+        polygons: finished instances of the scene; each in one file only.
+        ground: of the scene.
+
+    Raises:
+        InputError: the CRS does not reach the polygons.
+        OSError: the file cannot be written.
+    """
+    area_m2, perimeter_m = ground.measure(polygons)
+    data, offsets = to_wkb(polygons, ground.transform)
+    bounds = ground_bounds(polygons, ground.transform).T
+    columns = {
+        "code": polygons.code,
+        "hilbert": hilbert_keys(polygons, ground.shape),
+        "id": polygons.id,
+        "area_m2": np.round(area_m2, 3),
+        "perimeter_m": np.round(perimeter_m, 3),
+        "confidence": np.round(polygons.confidence, 4),
+        "confidence_p10": np.round(polygons.confidence_p10, 4),
+        "touches_edge": polygons.edge,
+    }
+    arrays = [pa.array(values, from_pandas=True) for values in columns.values()]  # NaN is null
+    arrays.append(
+        pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(polygons), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        )
+    )
+    arrays.append(pa.StructArray.from_arrays([pa.array(corner) for corner in bounds], fields=list(_BBOX)))
+    with staged(path) as inside, pa.OSFile(str(inside), "wb") as file, pa.ipc.new_file(file, _ROW_SCHEMA) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=_ROW_SCHEMA))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One class's features, along a Hilbert curve over the scene, ties by id: the order in all formats but FlatGeobuf.
+
+    Attributes:
+        name: of the class.
+        crs: of the geometries; None where unknown, which no writer takes.
+        schema: of the batches: columns as in `LAYER_SCHEMA`, perhaps more, and last ``bbox``, each geometry's bounds.
+        geometry_types: of its features, sorted, in GeoParquet's words.
+        bounds: xmin, ymin, xmax, ymax of all geometries; None without features.
+        area_m2: of all features, to 0.001.
+    """
+
+    name: str
+    crs: pyproj.CRS | None
+    schema: pa.Schema
+    geometry_types: tuple[str, ...]
+    bounds: tuple[float, float, float, float] | None
+    area_m2: float
+    _sizes: NDArray[np.int64]  # bytes of each geometry
+    _read: Callable[[int, int], pa.RecordBatch]
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def batches(self, size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """All features in order, at most `size` rows and some 64 MiB of geometries at a time; may be called again."""
+        ends = np.cumsum(self._sizes)
+        start = 0
+        while start < len(self):
+            before = ends[start - 1] if start else 0
+            full = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+            stop = min(start + size, max(full, start + 1))
+            yield self._read(start, stop)
+            start = stop
+
+    @classmethod
+    def from_frame(cls, name: str, frame: gpd.GeoDataFrame) -> Layer:
+        """Make a layer of a GeoDataFrame with an ``id`` column and any other columns and two-dimensional geometries."""
+        if len(frame):
+            along = frame.hilbert_distance(total_bounds=frame.total_bounds)
+            frame = frame.iloc[np.lexsort((frame["id"].to_numpy(), along.to_numpy()))]
+        shapes = shapely.orient_polygons(frame.geometry.to_numpy())
+        attributes = frame.drop(columns=frame.geometry.name)
+        arrays = {str(column): _plain(pa.Array.from_pandas(attributes[column])) for column in attributes}
+        wkb = shapely.to_wkb(shapes, flavor="iso", include_srid=False)
+        arrays["geometry"] = pa.array(wkb, type=pa.binary())
+        bounds = shapely.bounds(shapes).reshape(-1, 4)
+        arrays["bbox"] = pa.StructArray.from_arrays([pa.array(corner) for corner in bounds.T], fields=list(_BBOX))
+        batch = pa.record_batch(arrays)
+        return cls(
+            name=name,
+            crs=None if frame.crs is None else pyproj.CRS.from_user_input(frame.crs),
+            schema=batch.schema,
+            geometry_types=tuple(sorted(set(gpd.array.GeometryArray(shapes).geom_type.tolist()))),
+            bounds=tuple(shapely.total_bounds(shapes).tolist()) if len(frame) else None,
+            area_m2=round(float(frame["area_m2"].sum()), 3) if "area_m2" in frame else 0.0,
+            _sizes=np.array([len(shape) for shape in wkb], np.int64),
+            _read=lambda start, stop: batch.slice(start, stop - start),
+        )
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, and with plain strings whatever pandas held them in."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def read_layers(
+    files: Iterable[Path],
+    classes: Mapping[str, int] | None,
+    *,
+    crs: Any,
+    datetime: str | dt.datetime | None,
+    model: str | None,
+) -> dict[str, Layer]:
+    """Make layers of row files. The files must stay where they are while the layers are in use.
+
+    Args:
+        files: of :func:`write_rows`, in any order; together they hold each polygon once.
+        classes: layer name -> code, in the order wanted; None takes every code found and calls it ``class_<code>``.
+        crs: of the scene: anything that ``pyproj.CRS.from_user_input`` takes.
+        datetime: when the scene was taken, ISO 8601; without an offset it is taken as UTC.
+        model: name of the model; None where the mask came from elsewhere.
+
+    Returns:
+        A layer for each class, also for those without features; the same for the same polygons in any files.
+
+    Raises:
+        SettingsError: a datetime that is not ISO 8601.
+        ValueError: a polygon given twice.
+    """
+    paths = [str(path) for path in files]
+    opened = lru_cache(maxsize=_OPEN_FILES)(lambda file: _open_rows(paths[file]))
+    found: dict[int, list[_Keys]] = {} if classes is None else {code: [] for code in classes.values()}
+    for file, path in enumerate(paths):
+        rows = _open_rows(path)
+        codes = rows["code"].to_numpy()
+        for code in np.unique(codes).tolist():
+            if classes is None:
+                found.setdefault(code, [])
+            if code in found:
+                found[code].append(_Keys.of(rows, file, np.flatnonzero(codes == code)))
+    if classes is None:
+        classes = {f"class_{code}": code for code in sorted(found)}
+    taken = None if datetime is None else to_utc(datetime)
+    place = pyproj.CRS.from_user_input(crs)
+    return {
+        name: _layer_of(name, found[code], opened, place, {"class": name, "datetime": taken, "model": model})
+        for name, code in classes.items()
+    }
+
+
+class _Keys(NamedTuple):
+    """What is kept of one code's rows in one file, to sort and sum them."""
+
+    hilbert: NDArray[np.int64]
+    id: NDArray[np.int64]
+    file: NDArray[np.int32]
+    row: NDArray[np.int32]
+    size: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    area_mm2: int
+
+    @classmethod
+    def of(cls, rows: pa.RecordBatch, file: int, chosen: NDArray[np.int64]) -> _Keys:
+        corners = [rows["bbox"].field(corner).to_numpy()[chosen] for corner in range(4)]
+        return cls(
+            hilbert=rows["hilbert"].to_numpy()[chosen],
+            id=rows["id"].to_numpy()[chosen],
+            file=np.full(chosen.size, file, np.int32),
+            row=chosen.astype(np.int32),
+            size=pc.binary_length(rows["geometry"]).to_numpy()[chosen],
+            bounds=np.array([corners[0].min(), corners[1].min(), corners[2].max(), corners[3].max()]),
+            # in integers, so that the sum does not depend on the order
+            area_mm2=int(np.rint(rows["area_m2"].to_numpy()[chosen] * 1000).astype(np.int64).sum()),
+        )
+
+
+def _layer_of(
+    name: str,
+    keys: list[_Keys],
+    opened: Callable[[int], pa.RecordBatch],
+    crs: pyproj.CRS,
+    constants: Mapping[str, Any],
+) -> Layer:
+    """Sort the rows of one class."""
+    schema = pa.schema([(column, LAYER_SCHEMA[column].type) for column in LAYER_SCHEMA] + [("bbox", _BBOX)])
+    if keys:
+        hilbert, ids, file, row, sizes = (np.concatenate(parts) for parts in list(zip(*keys, strict=True))[:5])
+        order = np.lexsort((ids, hilbert))
+        ids = ids[order]
+        if (np.diff(hilbert[order]) == 0)[np.diff(ids) == 0].any():
+            raise ValueError(f"a polygon of layer {name} is given twice")
+        file, row, sizes = file[order], row[order], sizes[order]
+        bounds = np.array([part.bounds for part in keys])
+        extent = (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
+    else:
+        file, row, sizes, extent = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), None
+
+    def read(start: int, stop: int) -> pa.RecordBatch:
+        files, rows = file[start:stop], row[start:stop]
+        by_file = np.argsort(files, kind="stable")
+        parts = [
+            opened(int(files[part[0]])).take(pa.array(rows[part]))
+            for part in np.split(by_file, np.flatnonzero(np.diff(files[by_file])) + 1)
+        ]
+        together = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+        if len(parts) > 1:
+            back = np.empty_like(by_file)
+            back[by_file] = np.arange(by_file.size)
+            together = together.take(pa.array(back))
+        columns = {column: together[column] for column in (*_OWN, "bbox")}
+        columns["geometry"] = together["geometry"].cast(pa.binary())
+        for column, value in constants.items():
+            columns[column] = pa.repeat(pa.scalar(value, type=LAYER_SCHEMA[column].type), stop - start)
+        return pa.record_batch([columns[column] for column in schema.names], schema=schema)
+
+    return Layer(
+        name=name,
+        crs=crs,
+        schema=schema,
+        geometry_types=("Polygon",) if len(sizes) else (),
+        bounds=extent,
+        area_m2=sum(part.area_mm2 for part in keys) / 1000,
+        _sizes=sizes,
+        _read=read,
+    )
+
+
+def _open_rows(path: str) -> pa.RecordBatch:
+    """One file's rows, mapped into memory: only what is touched is read."""
+    return pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
+
+
+def to_utc(value: str | dt.datetime) -> dt.datetime:
+    """Read an ISO 8601 time; one without an offset is UTC.
+
+    Raises:
+        SettingsError: it is not ISO 8601.
+    """
+    try:
+        moment = dt.datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise SettingsError(f"datetime {value!r} is not ISO 8601; give one like 2024-06-30T10:15:00Z") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
