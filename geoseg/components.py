@@ -53,7 +53,7 @@ class Components:
         shape: ``(height, width)`` of the chunk.
         row_offsets: int64 ``(height + 1,)``.
         start: int32 ``(runs + 1,)``, first column of each run, and one entry that nothing means.
-        label: int32 ``(runs,)``, the component of each run; 0 where there is none.
+        label: int32 ``(runs,)``, the component of each run; 0 where there is none, -1 for nodata.
         first: int64 ``(components + 1,)``, flat index in the chunk of each component's first pixel; entry 0 is -1.
         code: uint8 ``(components + 1,)``; entry 0 is 0.
         area_px: int64 ``(components + 1,)``; entry 0 is 0.
@@ -76,15 +76,15 @@ class Components:
         return np.concatenate([self._row(0), self._row(self.shape[0] - 1), left, right])
 
     def paint(self, new: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The labels as an image with a ring of zeros around it.
+        """The labels as an image in a frame one pixel wide.
 
         Args:
-            new: int32 ``(components + 1,)``, what to write for each label; entry 0 is 0.
+            new: int32 ``(components + 1,)``, what to write for each label from 0 on; nodata stays -1.
 
         Returns:
-            int32 ``(height + 2, width + 2)``.
+            int32 ``(height + 2, width + 2)``; what stands in the frame is undefined.
         """
-        return _paint(self.shape, self.row_offsets, self.start, new[self.label])
+        return _paint(self.shape, self.row_offsets, self.start, np.append(new, np.int32(-1))[self.label])
 
     def _row(self, row: int) -> NDArray[np.int32]:
         """Labels along one row."""
@@ -295,6 +295,9 @@ def _number(
                 first[label[run]] = row * width + start[run]
                 codes[label[run]] = code[run]
     area[0] = 0
+    for run in range(code.size):
+        if code[run] == NODATA:
+            label[run] = -1
     return label, first, codes, area
 
 
@@ -302,14 +305,11 @@ def _number(
 def _paint(
     shape: tuple[int, int], row_offsets: NDArray[np.int64], start: NDArray[np.int32], value: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """An image of the runs' values with a ring of zeros around it."""
+    """An image of the runs' values in a frame of one pixel."""
     height, width = shape
     image = np.empty((height + 2, width + 2), np.int32)
-    image[0] = 0
-    image[height + 1] = 0
     for row in range(height):
         line = image[row + 1]
-        line[0] = line[width + 1] = 0
         for run in range(row_offsets[row], row_offsets[row + 1]):
             end = start[run + 1] if run + 1 < row_offsets[row + 1] else width
             line[start[run] + 1 : end + 1] = value[run]

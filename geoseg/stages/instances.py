@@ -26,7 +26,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.codes import NODATA
 from geoseg.components import DOWN, LEFT, RIGHT, UP, check_chunk, find_components, grid_of, join
 from geoseg.errors import InputError
 from geoseg.lattice import Window
@@ -37,7 +36,9 @@ __all__ = ["Border", "Faces", "Labels", "Merge", "find_faces", "label_chunk", "m
 # How an edge pixel hangs together with what lies beyond the edge.
 ORDINARY, GROWN_FROM_BEYOND, GROWN_FROM_ELSEWHERE = 0, 1, 2
 
-_NODATA = -1  # among labels, which count instances from 1
+NO_DATA = -1
+"""Among labels and their like, where instances count from 1 and 0 is background. As an index it means the last entry,
+which arrays by label keep free for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +62,11 @@ class Faces:
 
     @classmethod
     def empty(cls, window: Window) -> Faces:
-        """Faces of a chunk that holds no instance at all."""
+        """Faces of a chunk without any data."""
         length = 2 * (window.width + window.height)
         return cls(
             window=window,
-            edges=np.zeros(length, np.int32),
+            edges=np.full(length, NO_DATA, np.int32),
             grown=np.zeros(length, np.uint8),
             code=np.zeros(0, np.uint8),
             first=np.zeros(0, np.int64),
@@ -100,7 +101,8 @@ class Labels(Columns):
     Attributes:
         labels: int32 ``(height + 2, width + 2)``, the chunk and the ring of pixels around it. Equal labels are the same
             instance of the scene; 0 is background, -1 nodata or outside the scene.
-        id: int64, by label: the instance's id in the scene; 0 for label 0 and for labels that occur nowhere.
+        id: int64, by label: the instance's id in the scene; 0 for label 0 and for labels that occur nowhere. All arrays
+            by label end with an entry that no label counts up to, so that label -1 finds 0 there.
         code: uint8, by label: its class code.
         area_px: int64, by label: its pixels in this chunk; 0 if it lies in the ring alone.
         is_open: bool, by label: whether it occurs in this chunk and goes on in another one.
@@ -121,7 +123,7 @@ class Merge:
 
     _faces: Mapping[tuple[int, int], Faces]  # by place in the grid of chunks: row, column
     _places: Mapping[Window, tuple[int, int]]
-    _instances: Mapping[tuple[int, int], NDArray[np.int64]]  # id * 256 + code of each chunk's components; [0] is 0
+    _instances: Mapping[tuple[int, int], NDArray[np.int64]]  # id * 256 + code of each chunk's components, by edge entry
 
     def border(self, window: Window) -> Border:
         """The global ids that the chunk at ``window`` needs for labelling.
@@ -137,7 +139,7 @@ class Merge:
         row, col = self._places[window]
         around = np.concatenate(
             [
-                np.array([_NODATA, 0]),  # always there, so that the positions below are -1 and 0 for them
+                np.array([NO_DATA, 0]),  # always there, so that the positions below are -1 and 0 for them
                 *(self._edge(row, col, side) for side in ("top", "bottom", "left", "right")),
                 self._edge(row - 1, col, "bottom", window.width),
                 self._edge(row + 1, col, "top", window.width),
@@ -164,9 +166,8 @@ class Merge:
         """Ids * 256 + codes along one side of a chunk; nodata of ``length`` beyond the scene."""
         faces = self._faces.get((row, col))
         if faces is None:
-            return np.full(length, _NODATA)
-        edge = faces.edges[_side(faces.window, side)]
-        return np.where(edge < 0, _NODATA, self._instances[row, col][edge])
+            return np.full(length, NO_DATA)
+        return self._instances[row, col][faces.edges[_side(faces.window, side)]]
 
 
 def find_faces(
@@ -188,12 +189,13 @@ def find_faces(
     found = find_components(codes, parent)
     rim = found.rim()
     touching = np.unique(rim[rim > 0])
-    number = np.zeros(len(found) + 1, np.int32)
+    number = np.zeros(len(found) + 2, np.int32)
+    number[-1] = NO_DATA
     number[touching] = np.arange(1, touching.size + 1)
     rows, cols = np.divmod(found.first[touching], window.width)
     return Faces(
         window=window,
-        edges=np.where(_rim(codes) == NODATA, np.int32(_NODATA), number[rim]),
+        edges=number[rim],
         grown=np.zeros(rim.size, np.uint8) if parent is None else _grown(parent),
         code=found.code[touching],
         first=(rows + window.row_off) * scene_shape[1] + cols + window.col_off,
@@ -231,7 +233,7 @@ def merge_faces(faces: Iterable[Faces], scene_shape: tuple[int, int]) -> Merge:
         _faces=grid,
         _places={face.window: place for place, face in grid.items()},
         _instances={
-            place: np.concatenate([[0], ids[starts[place] : starts[place] + len(face.code)] * 256 + face.code])
+            place: np.concatenate([[0], ids[starts[place] :][: len(face.code)] * 256 + face.code, [NO_DATA]])
             for place, face in grid.items()
         },
     )
@@ -260,49 +262,43 @@ def label_chunk(
     _check(codes, parent, window, scene_shape)
     found = find_components(codes, parent)
     rim = found.rim()
-    inside = np.maximum(border.inside, 0)
-    if border.window != window or not np.array_equal(inside > 0, rim > 0):
+    if border.window != window or not np.array_equal(np.minimum(border.inside, 1), np.minimum(rim, 1)):
         raise InputError(f"the border is of {border.window} or of another mask; give Merge.border({window})")
 
-    # one label per id of the border: one of its components here, else a new one
+    # one label per id of the border: one of its components here, else a new one; nodata last
     count = len(found)
-    label_of_id = np.arange(count, count + border.ids.size + 1, dtype=np.int32)
-    label_of_id[0] = 0
-    label_of_id[inside] = rim
-    relabelled = np.arange(count + 1, dtype=np.int32)
-    relabelled[rim] = label_of_id[inside]
-    labels = found.paint(relabelled)
-    labels[1:-1, 1:-1][codes == NODATA] = _NODATA
+    label_of_id = np.arange(count, count + border.ids.size + 2, dtype=np.int32)
+    label_of_id[border.inside] = rim
+    label_of_id[0], label_of_id[-1] = 0, NO_DATA
+    relabelled = np.arange(count + 2, dtype=np.int32)
+    relabelled[rim] = label_of_id[border.inside]
+    relabelled[0], relabelled[-1] = 0, NO_DATA
+    labels = found.paint(relabelled[:-1])
     width, height = window.width, window.height
     above, below, left, right, corners = np.split(
-        np.where(border.outside < 0, np.int32(_NODATA), label_of_id[border.outside]),
-        np.cumsum([width, width, height, height]),
+        label_of_id[border.outside], np.cumsum([width, width, height, height])
     )
     labels[0, 1:-1], labels[-1, 1:-1], labels[1:-1, 0], labels[1:-1, -1] = above, below, left, right
     labels[0, 0], labels[0, -1], labels[-1, 0], labels[-1, -1] = corners
 
-    size = count + border.ids.size + 1
+    size = count + border.ids.size + 2
     ids, code, area = np.zeros(size, np.int64), np.zeros(size, np.uint8), np.zeros(size, np.int64)
     rows, cols = np.divmod(found.first, width)
     # an instance of this chunk alone is named by its first pixel here; the border knows the others
-    ids[: count + 1] = (rows + window.row_off) * scene_shape[1] + cols + window.col_off + 1
-    code[: count + 1] = found.code
-    np.add.at(area, relabelled, found.area_px)
-    ids[: count + 1][relabelled != np.arange(count + 1)] = 0
-    ids[label_of_id[1:]] = border.ids
-    code[label_of_id[1:]] = border.code
+    own = relabelled[:-1] == np.arange(count + 1)
+    ids[: count + 1] = np.where(own, (rows + window.row_off) * scene_shape[1] + cols + window.col_off + 1, 0)
+    code[: count + 1] = np.where(own, found.code, 0)
+    ids[label_of_id[1:-1]], code[label_of_id[1:-1]] = border.ids, border.code
     ids[0] = 0
+    np.add.at(area, relabelled[:-1], found.area_px)
     is_open, edge = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    is_open[label_of_id[inside[inside == border.outside[:-4]]]] = True
+    is_open[label_of_id[border.inside[border.inside == border.outside[:-4]]]] = True
     inner = labels[1:-1, 1:-1]
-    for side, at_end in (
-        (inner[0], window.row_off == 0),
-        (inner[-1], window.row_stop == scene_shape[0]),
-        (inner[:, 0], window.col_off == 0),
-        (inner[:, -1], window.col_stop == scene_shape[1]),
-    ):
-        edge[np.maximum(side, 0)] |= at_end
-    is_open[0] = edge[0] = False
+    edge[inner[0]] |= window.row_off == 0
+    edge[inner[-1]] |= window.row_stop == scene_shape[0]
+    edge[inner[:, 0]] |= window.col_off == 0
+    edge[inner[:, -1]] |= window.col_stop == scene_shape[1]
+    is_open[[0, NO_DATA]] = edge[[0, NO_DATA]] = False
     return Labels(labels=labels, id=ids, code=code, area_px=area, is_open=is_open, edge=edge)
 
 
@@ -320,11 +316,6 @@ def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np
     fresh[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
     pairs = pairs[:, fresh]
     return pairs[:, face.code[pairs[0]] == other.code[pairs[1]]]
-
-
-def _rim(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The edge pixels of a chunk: top row, bottom row, left column, right column."""
-    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def _side(window: Window, side: str) -> slice:
