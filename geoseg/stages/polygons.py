@@ -210,9 +210,9 @@ class Ground:
     A vertex's *place* is six numbers: its unit vector on the authalic sphere (which has the ellipsoid's areas) and its
     position in space. PROJ gives exact places; within cells of the scene whose sides are a power of two pixels and at
     most some 4 km, places are interpolated biquadratically from nine exact ones, to a few 1e-8 of any length. Where
-    that strays (checked in every cell), or where cells would be tiny, every place is exact. Places depend on the scene alone
-    and sums run along each ring from its first vertex, so the same polygon measures the same to the last bit wherever
-    it is measured.
+    that strays (checked in every cell), or where cells would be tiny, every place is exact. Places depend on the scene
+    alone and sums run along each ring from its first vertex, so the same polygon measures the same to the last bit
+    wherever it is measured.
 
     Pickles small; what PROJ needs is made once per process.
 
@@ -329,17 +329,8 @@ class Ground:
         side = self._cell_px(globe)
         if side < LEAST_CELL_PX or len(coords) == 0:
             return self._exact_places(coords, globe, required=True)
-        last = np.maximum(-(-np.array(self.shape[::-1]) // side) - 1, 0)
-        cells = np.minimum(coords >> side.bit_length(), last)  # the scene's last corners belong to its last cells
-        low = cells.min(axis=0)
-        span = cells.max(axis=0) - low + 1
-        flat = (cells[:, 1] - low[1]) * span[0] + cells[:, 0] - low[0]
-        used = np.flatnonzero(np.bincount(flat))
-        origins = np.stack([used % span[0] + low[0], used // span[0] + low[1]], axis=1) * (2 * side)
+        own, origins = _cells(coords, side.bit_length(), self.shape)
         terms, sound = self._cell_terms(origins, side, globe)
-        place = np.empty(int(span.prod()), np.int64)
-        place[used] = np.arange(used.size)
-        own = place[flat]
         places = np.empty((len(coords), 6), np.float64)
         _interpolate(coords, own, origins, side, terms, places)
         if not sound.all():
@@ -460,6 +451,27 @@ def _locate(lon: Floats, lat: Floats, a: float, es: float, places: Floats) -> No
         places[point, 3] = normal * cos * cos_lon
         places[point, 4] = normal * cos * sin_lon
         places[point, 5] = normal * (1 - es) * south * sin
+
+
+@numba.njit(cache=True, nogil=True)
+def _cells(coords: NDArray[np.int32], shift: int, shape: tuple[int, int]) -> tuple[Integers, Integers]:
+    """The cell of each vertex, and the first corner of each cell in use; a cell is ``2**shift`` half pixels wide."""
+    # the scene's last corners belong to its last cells
+    last_col, last_row = (2 * shape[1] - 1) >> shift, (2 * shape[0] - 1) >> shift
+    left, top, right, bottom = last_col, last_row, 0, 0
+    for vertex in range(len(coords)):
+        col, row = min(coords[vertex, 0] >> shift, last_col), min(coords[vertex, 1] >> shift, last_row)
+        left, right, top, bottom = min(left, col), max(right, col), min(top, row), max(bottom, row)
+    number = np.full((bottom - top + 1, right - left + 1), -1, np.int64)
+    own, origins, used = np.empty(len(coords), np.int64), np.empty((number.size, 2), np.int64), 0
+    for vertex in range(len(coords)):
+        col, row = min(coords[vertex, 0] >> shift, last_col), min(coords[vertex, 1] >> shift, last_row)
+        if number[row - top, col - left] < 0:
+            number[row - top, col - left] = used
+            origins[used] = col << shift, row << shift
+            used += 1
+        own[vertex] = number[row - top, col - left]
+    return own, origins[:used]
 
 
 @numba.njit(cache=True, nogil=True)
