@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from geoseg.errors import SettingsError
 
@@ -40,22 +40,51 @@ class VectorSettings:
     """What shapes the layers, once a mask is there.
 
     Attributes:
-        min_area_m2: polygons below this geodesic area are left out, after the merge of chunks.
+        min_area_m2: instances below this area on the ground are given to their neighbours, after the merge of chunks.
+        fill_holes_m2: so are patches of background below this area, unless they touch nodata or the scene's edge.
+        min_width_m: parts of a class that are narrower are given to their neighbours; 0 keeps them.
         simplify_m: tolerance of the coverage simplification, metres on the ground; ``None`` is one pixel,
-            0 keeps every pixel edge.
+            0 keeps every vertex.
+        simplify_method: how vertices are chosen.
+        smooth: replace pixel stairs by slanted lines, keeping all areas, before simplifying.
+        boundaries: (code, boundary code) of classes whose mask marks the boundaries of instances by a code of its own:
+            touching instances stay apart, and the boundary is given back to them.
+        growth_px: how far instances may grow into their boundary, pixels.
         formats: vector formats to write, by name.
     """
 
     min_area_m2: float = 25.0
+    fill_holes_m2: float = 0.0
+    min_width_m: float = 0.0
     simplify_m: float | None = None
+    simplify_method: SimplifyMethod = "visvalingam"
+    smooth: bool = False
+    boundaries: tuple[tuple[int, int], ...] = ()
+    growth_px: int = 8
     formats: tuple[str, ...] = ("geojson", "parquet")
 
     def __post_init__(self) -> None:
         _require_not_negative("min-area", self.min_area_m2, "square metres")
+        _require_not_negative("fill-holes", self.fill_holes_m2, "square metres")
+        _require_not_negative("min-width", self.min_width_m, "metres")
         if self.simplify_m is not None:
             _require_not_negative("simplify", self.simplify_m, "metres")
+        if self.simplify_method not in get_args(SimplifyMethod):
+            raise SettingsError(
+                f"--simplify-method is {self.simplify_method!r}: choose one of {', '.join(get_args(SimplifyMethod))}"
+            )
+        codes = [code for pair in self.boundaries for code in pair]
+        if len(set(codes)) < len(codes) or not all(1 <= code <= 254 for code in codes):
+            pairs = ",".join(f"{code}={boundary}" for code, boundary in self.boundaries)
+            raise SettingsError(f"--boundaries is {pairs}: give CODE=BOUNDARY,... with codes 1-254, none twice")
+        if not 1 <= self.growth_px <= 254:
+            raise SettingsError(f"--growth is {self.growth_px}: give a number of pixels from 1 to 254")
         if not self.formats:
             raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
+
+    def identity(self, simplify_m: float) -> dict[str, Any]:
+        """All settings as plain JSON values, with the tolerance resolved: what of a run's layers they decide."""
+        return asdict(self) | {"simplify_m": simplify_m, "formats": sorted(self.formats)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ FLOORS = {
     "codes": 0,
     "components": 0,
     "atomic": 1,
+    "histograms": 0,
     "resample": 0,
     "rings": 0,
     "scene": 1,

@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 from geoseg.codes import NODATA
 from geoseg.engine.store import Store
 from geoseg.errors import ModelError, SceneError
+from geoseg.export.rows import write_rows
 from geoseg.lattice import Chunk, Lattice, Window
 from geoseg.models.card import Card
 from geoseg.models.runtimes import TorchRuntime
+from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.stages.instances import Border, Faces, find_faces
+from geoseg.settings import SimplifyMethod
+from geoseg.stages.assemble import Rings, assemble
+from geoseg.stages.confidence import count_confidence
+from geoseg.stages.cores import grow_cores
+from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
+from geoseg.stages.join import Instances, Joiner, finished_arcs, share_out
+from geoseg.stages.polygons import Ground
 from geoseg.stages.predict import predict_chunk
+from geoseg.stages.simplify import reach_px, simplify_arcs
 from geoseg.stages.trace import trace_chunk
 
 __all__ = ["MaskSource", "PredictJob", "SceneMask", "TraceItem", "VectorJob", "label", "predict", "trace"]
@@ -130,38 +139,125 @@ class SceneMask:
         return mask, None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VectorJob:
     """What every chunk of a vectorization shares.
 
     Attributes:
         source: where mask and confidence come from.
-        scene_shape: (rows, cols) of the whole mask.
-        store: where fragments go.
+        store: where rows and fragments go.
+        ground: of the scene.
+        tolerance_px: of the simplification, pixels; 0 keeps every vertex.
+        method: of the simplification.
+        smooth: whether pixel stairs become slanted lines first.
+        boundaries: code of each split class, to the code of its boundary.
+        growth_px: how far cores grow into their boundary.
     """
 
     source: MaskSource
-    scene_shape: tuple[int, int]
     store: Store
+    ground: Ground
+    tolerance_px: float
+    method: SimplifyMethod
+    smooth: bool
+    boundaries: tuple[tuple[int, int], ...]
+    growth_px: int
+
+    @property
+    def scene_shape(self) -> tuple[int, int]:
+        """(rows, cols) of the scene."""
+        return self.ground.shape
+
+    @property
+    def reach_px(self) -> int:
+        """How far from an arc other boundaries matter to it, pixels."""
+        return reach_px(self.tolerance_px, self.method) if self.tolerance_px else 0
+
+    def simplify(self, arcs: Arcs, chosen: NDArray[np.bool_], obstacles: NDArray[np.int32]) -> Arcs:
+        """Simplifies the chosen arcs, see :func:`geoseg.stages.simplify.simplify_arcs`."""
+        if not (self.tolerance_px or self.smooth):
+            return arcs
+        return simplify_arcs(
+            arcs, chosen, obstacles, tolerance_px=self.tolerance_px, method=self.method, smooth=self.smooth
+        )
+
+    def assemble(
+        self, arcs: Arcs, darts: NDArray[np.int64], following: NDArray[np.int64], owner: NDArray[np.int64]
+    ) -> Rings:
+        """Closes rings, see :func:`geoseg.stages.assemble.assemble`; unsimplified ones are GDAL's."""
+        return assemble(arcs, darts, following, owner, keep_straight=bool(self.tolerance_px or self.smooth))
+
+    def joiner(self) -> Joiner:
+        """Joins what the chunks could not finish."""
+        return Joiner(self.simplify, self.assemble, self.reach_px, self.scene_shape[1])
+
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]:
+        """Class codes, parents of grown pixels and confidence of a window, each (rows, cols) uint8.
+
+        There are no parents without split classes, and perhaps no confidence.
+        """
+        if not self.boundaries:
+            codes, confidence = self.source.read(window)
+            return codes, None, confidence
+        rows, cols = self.scene_shape
+        around = window.pad(self.growth_px).intersection(Window(0, 0, cols, rows)) or window
+        mask, confidence = self.source.read(around)
+        codes, parent = grow_cores(mask, dict(self.boundaries), self.growth_px)
+        inside = window.slices(around)
+        return codes[inside], parent[inside], None if confidence is None else confidence[inside]
 
 
 def label(job: VectorJob, chunk: Chunk) -> tuple[Faces, int]:
     """Labels a chunk; returns what touches its edges, and how many pixels have data."""
-    mask, _ = job.source.read(chunk.window)
-    return find_faces(mask, chunk.window, job.scene_shape), int(np.count_nonzero(mask != NODATA))
+    codes, parent, _ = job.read(chunk.window)
+    return find_faces(codes, parent, chunk.window, job.scene_shape), int(np.count_nonzero(codes != NODATA))
 
 
 TraceItem: TypeAlias = tuple[Chunk, Border]
 
 
 def trace(job: VectorJob, item: TraceItem) -> int:
-    """Traces a chunk's boundaries into the store.
+    """Traces a chunk: what is finished there goes to the store as rows, the rest as a fragment.
 
     Returns:
         pixels of the chunk.
     """
     chunk, border = item
-    mask, confidence = job.source.read(chunk.window)
-    fragment = trace_chunk(mask, confidence, border, chunk.window, job.scene_shape)
-    job.store.write_fragment(chunk, fragment.to_arrays())
-    return chunk.window.area
+    window, shape = chunk.window, job.scene_shape
+    codes, parent, confidence = job.read(window)
+    labels = label_chunk(codes, parent, border, window, shape)
+    histograms = count_confidence(labels.labels, confidence, labels.area_px)
+    traced = trace_chunk(labels.labels, window, shape)
+    finished = finished_arcs(traced.arcs, traced.whole, window, shape, job.reach_px)
+    simplified = job.simplify(traced.arcs, finished, np.zeros((0, 2), np.int32))
+    share = share_out(
+        traced.arcs,
+        simplified,
+        finished,
+        traced.stops,
+        np.stack([traced.right, traced.left], axis=1),
+        (traced.start, traced.following),
+        labels.labels,
+        Instances(labels.id, labels.code, labels.area_px, labels.edge),
+        histograms,
+        window,
+        shape,
+        job.reach_px,
+    )
+    coords, ring_offsets, polygon_offsets, ids = job.assemble(simplified, share.darts, share.following, share.owner)
+    closed = share.closed[np.argsort(labels.id[share.closed])]
+    mean, p10 = histograms.take(closed).summary()
+    polygons = Polygons(
+        coords=coords,
+        ring_offsets=ring_offsets,
+        polygon_offsets=polygon_offsets,
+        id=ids,
+        code=labels.code[closed],
+        area_px=labels.area_px[closed],
+        confidence=mean,
+        confidence_p10=p10,
+        edge=labels.edge[closed],
+    )
+    write_rows(job.store.rows_path(chunk.key), polygons, job.ground)
+    job.store.write_fragment(chunk, share.fragment.to_arrays())  # the mark that the chunk is done, so it comes last
+    return window.area

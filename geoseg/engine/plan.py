@@ -116,9 +116,7 @@ class Plan:
             "halo": self.lattice.halo,
             "device": self.device,
             "precision": self.precision,
-            "min_area_m2": settings.vector.min_area_m2,
-            "simplify_m": self.simplify_m,
-            "formats": sorted(settings.vector.formats),
+            **settings.vector.identity(self.simplify_m),
         }
 
 

@@ -6,7 +6,8 @@
         manifest.json        what the run is: its identity and its chunk; without it the store is nothing
         arrays.zarr/         mask and confidence, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
-        fragments/0003.0012.npz   this chunk's polygons and open arcs
+        rows/0003.0012.arrow      the polygons that this chunk finished; join-0003.arrow: that the sweep finished
+        fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
 
 A file appears under its final name only when it is whole (temporary name, then rename), so a killed run leaves
 nothing half-written, and the next run with the same manifest does only what is missing.
@@ -87,13 +88,13 @@ class Store:
 
     def make_folders(self) -> None:
         """Makes the store's folders, or those of them that are missing."""
-        for folder in (self.root, self._done, self._fragments):
+        for folder in (self.root, self._done, self._rows, self._fragments):
             folder.mkdir(parents=True, exist_ok=True)
 
     def _discard(self) -> None:
         """Empties the store; the manifest goes first, so that nobody takes what is left for a run."""
         self.manifest_path.unlink(missing_ok=True)
-        for folder in (self._done, self._fragments, Path(self._arrays)):
+        for folder in (self._done, self._rows, self._fragments, Path(self._arrays)):
             if folder.exists():
                 shutil.rmtree(folder)
 
@@ -104,6 +105,10 @@ class Store:
     @property
     def _done(self) -> Path:
         return self.root / "done"
+
+    @property
+    def _rows(self) -> Path:
+        return self.root / "rows"
 
     @property
     def _fragments(self) -> Path:
@@ -139,8 +144,12 @@ class Store:
         """Whether a chunk's fragment is complete."""
         return self._fragment_path(chunk).exists()
 
+    def rows_path(self, name: str) -> Path:
+        """Where the rows of a chunk, or of a part of the sweep, lie."""
+        return self._rows / f"{name}.arrow"
+
     def write_fragment(self, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Spills a chunk's polygons and open arcs."""
+        """Spills what a chunk could not finish; its rows must be written already."""
         with staged(self._fragment_path(chunk)) as inside:
             np.savez(inside, allow_pickle=False, **arrays)
 
@@ -151,8 +160,10 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Removes what a killed run left half-written."""
+        remove_leftovers(self._rows)
         remove_leftovers(self._fragments)
 
     def drop_fragments(self) -> None:
-        """Removes the fragments: once the layers are written nobody reads them."""
+        """Removes rows and fragments: once the layers are written nobody reads them."""
+        shutil.rmtree(self._rows, ignore_errors=True)
         shutil.rmtree(self._fragments, ignore_errors=True)

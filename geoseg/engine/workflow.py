@@ -2,7 +2,7 @@
 
 ::
 
-    predict -> label -> trace -> join -> simplify -> export
+    predict -> label -> trace -> join -> export
 
 ``run`` goes through all of them, ``vectorize`` from *label* on. Only coordinates, face labels and borders move
 between this process and the workers; arrays and polygons pass through the store.
@@ -16,12 +16,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import geopandas
-import numpy as np
-import shapely
 
 from geoseg.codes import NODATA
 from geoseg.engine import kernels
@@ -33,15 +30,14 @@ from geoseg.engine.result import LayerSummary, Result, StageTime
 from geoseg.engine.store import Store
 from geoseg.errors import SceneError, SettingsError
 from geoseg.export.cog import write_cog
-from geoseg.export.vectors import FORMATS, make_layer, write_layers
+from geoseg.export.rows import Layer, read_layers, write_rows
+from geoseg.export.vectors import FORMATS, write_layers
 from geoseg.lattice import Chunk, Lattice
-from geoseg.rings import Polygons
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 from geoseg.stages.instances import Merge, merge_faces
-from geoseg.stages.polygons import measure, to_geometries
-from geoseg.stages.simplify import simplify_polygons
-from geoseg.stages.trace import Fragment, join_fragments
+from geoseg.stages.join import Fragment
+from geoseg.stages.polygons import Ground
 
 __all__ = ["check_formats", "run", "vectorize"]
 
@@ -109,18 +105,20 @@ def run(
                 store=store,
             )
             _predict(predict_job, executor, watch)
-            job = kernels.VectorJob(source=store, scene_shape=shape, store=store)
+            job = _vector_job(store, store, plan.grid, plan.simplify_m, settings.vector)
             merge, valid = _label(job, lattice, executor, watch)
             _trace(job, lattice, merge, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
-        polygons = _join(job, lattice, watch)
-        layers = _layers(polygons, plan.grid, plan.codes, plan.simplify_m, settings.vector, watch, plan.card.name)
+        rows = _join(job, lattice, watch)
         with watch.stage("export"):
+            layers = read_layers(
+                rows, plan.codes, crs=plan.grid.crs, datetime=plan.grid.datetime, model=plan.card.name
+            )
             files = [
                 *write_layers(output.path, layers, settings.vector.formats),
                 *_write_rasters(plan, store, output.path),
             ]
-        result = _result(output.path, layers, plan.grid, valid, watch, files, executor.name)
+        result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
         facts = _facts(asdict(settings), plan.execution, lattice, valid, worker_bytes)
         output.finish(result, facts | {"model": plan.card.name, "model_version": plan.card.version})
     return result
@@ -168,9 +166,7 @@ def vectorize(
         "mask": scene.shown,
         "mask_fingerprint": scene.fingerprint(),
         "classes": dict(classes) if classes is not None else None,
-        "min_area_m2": settings.min_area_m2,
-        "simplify_m": simplify_m,
-        "formats": sorted(settings.formats),
+        **settings.identity(simplify_m),
     }
     with RunDirectory(Path(directory), identity, source=scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
@@ -181,18 +177,17 @@ def vectorize(
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
         shape = (lattice.height, lattice.width)
         watch = _Watch(progress)
-        job = kernels.VectorJob(source=kernels.SceneMask(scene), scene_shape=shape, store=output.store)
+        job = _vector_job(kernels.SceneMask(scene), output.store, scene, simplify_m, settings)
         with _opened(execution, progress, gpus=0) as executor:
             merge, valid = _label(job, lattice, executor, watch)  # refuses what is no mask, before anything is written
             output.open_store(chunk=chunk, shape=shape, arrays=())
             _trace(job, lattice, merge, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
-        polygons = _join(job, lattice, watch)
-        codes = classes if classes is not None else {f"class_{code}": int(code) for code in np.unique(polygons.code)}
-        layers = _layers(polygons, scene, codes, simplify_m, settings, watch, model=None)
+        rows = _join(job, lattice, watch)
         with watch.stage("export"):
+            layers = read_layers(rows, classes, crs=scene.crs, datetime=scene.datetime, model=None)
             files = write_layers(output.path, layers, settings.formats)
-        result = _result(output.path, layers, scene, valid, watch, files, executor.name)
+        result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
         output.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
     return result
 
@@ -273,58 +268,37 @@ def _trace(job: kernels.VectorJob, lattice: Lattice, merge: Merge, executor: Exe
         executor.run("trace", kernels.trace, job, items, lambda item, _: advance(item[0].window.area))
 
 
-def _join(job: kernels.VectorJob, lattice: Lattice, watch: _Watch) -> Polygons:
+def _vector_job(
+    source: kernels.MaskSource, store: Store, grid: Scene, simplify_m: float, settings: VectorSettings
+) -> kernels.VectorJob:
+    return kernels.VectorJob(
+        source=source,
+        store=store,
+        ground=Ground(grid.transform, grid.crs, (grid.height, grid.width)),
+        tolerance_px=simplify_m / grid.gsd_m,
+        method=settings.simplify_method,
+        smooth=settings.smooth,
+        boundaries=settings.boundaries,
+        growth_px=settings.growth_px,
+    )
+
+
+def _join(job: kernels.VectorJob, lattice: Lattice, watch: _Watch) -> list[Path]:
+    """Sweeps over the rows of chunks and finishes what they could not; returns the files of all rows."""
+    store = job.store
+    files = []
     with watch.stage("join", lattice.window.area) as advance:
-
-        def fragments() -> Iterator[Fragment]:
-            for chunk in lattice.chunks():
-                yield Fragment.from_arrays(job.store.read_fragment(chunk))
-                advance(chunk.window.area)
-
-        polygons: Polygons = join_fragments(fragments())
-    return polygons
-
-
-def _layers(
-    polygons: Polygons,
-    grid: Scene,
-    codes: Mapping[str, int],
-    simplify_m: float,
-    settings: VectorSettings,
-    watch: _Watch,
-    model: str | None,
-) -> dict[str, geopandas.GeoDataFrame]:
-    """Simplifies all classes together, measures, drops what is too small, and sorts into layers."""
-    with watch.stage("simplify"):
-        if simplify_m > 0:
-            polygons = simplify_polygons(polygons, simplify_m / grid.gsd_m)
-        geometries = to_geometries(polygons, grid.transform, keep_junctions=simplify_m > 0)
-        area_m2, perimeter_m = measure(geometries, grid.crs)
-        large = ~(area_m2 < settings.min_area_m2)
-    layers = {}
-    for name, code in codes.items():
-        members = large & (polygons.code == code)
-        layers[name] = make_layer(
-            geometries[members],
-            ids=polygons.id[members],
-            class_name=name,
-            area_m2=area_m2[members],
-            perimeter_m=perimeter_m[members],
-            confidence=polygons.confidence[members],
-            confidence_p10=polygons.confidence_p10[members],
-            datetime=grid.datetime,
-            model=model,
-            crs=grid.crs,
-        )
-    return layers
-
-
-def _ground_m2(grid: Scene) -> float:
-    """Area of the whole grid on the ground; its edges are followed in many steps, since they are not straight there."""
-    rectangle = shapely.segmentize(shapely.box(0, 0, grid.width, grid.height), max(grid.width, grid.height) / 64)
-    outline = shapely.transform(rectangle, lambda corners: np.stack(grid.transform @ corners.T, axis=1))
-    area_m2, _ = measure(np.array([outline]), grid.crs)
-    return float(area_m2[0])
+        joiner = job.joiner()
+        for row, in_row in groupby(lattice.chunks(), key=lambda chunk: chunk.window.row_off):
+            chunks = list(in_row)
+            files += [store.rows_path(chunk.key) for chunk in chunks]
+            row_stop = chunks[0].window.row_stop
+            fragments = [Fragment.from_arrays(store.read_fragment(chunk)) for chunk in chunks]
+            polygons = joiner.add(fragments, row_stop, last=row_stop == lattice.height)
+            files.append(store.rows_path(f"join-{row}"))
+            write_rows(files[-1], polygons, job.ground)
+            advance(sum(chunk.window.area for chunk in chunks))
+    return files
 
 
 def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
@@ -361,17 +335,19 @@ def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
 
 def _result(
     directory: Path,
-    layers: Mapping[str, geopandas.GeoDataFrame],
-    grid: Scene,
+    layers: Mapping[str, Layer],
+    ground: Ground,
     valid: int,
     watch: _Watch,
     files: Sequence[Path],
     executor: str,
 ) -> Result:
-    ground_m2 = valid / (grid.height * grid.width) * _ground_m2(grid)
-    areas = {name: float(layer["area_m2"].sum()) for name, layer in layers.items()}
+    rows, cols = ground.shape
+    ground_m2 = valid / (rows * cols) * ground.scene_area_m2()
     summaries = {
-        name: LayerSummary(len(layer), round(areas[name], 2), round(areas[name] / ground_m2, 6) if ground_m2 else 0.0)
+        name: LayerSummary(
+            len(layer), round(layer.area_m2, 2), round(layer.area_m2 / ground_m2, 6) if ground_m2 else 0.0
+        )
         for name, layer in layers.items()
     }
     return Result(directory, summaries, tuple(watch.stages), tuple(path.name for path in files), executor)
