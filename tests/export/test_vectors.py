@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from rasterio.features import shapes as gdal_shapes
 
 from geoseg.errors import OutputError, SettingsError
-from geoseg.export import vectors
+from geoseg.export import rows
+from geoseg.export.rows import LAYER_SCHEMA, Layer
 from geoseg.export.vectors import (
     FORMATS,
-    LAYER_SCHEMA,
-    make_layer,
     to_lonlat,
     write_flatgeobuf,
     write_geojson,
+    write_geojsonseq,
     write_geoparquet,
     write_gpkg,
     write_layers,
@@ -45,20 +45,39 @@ def pixel_polygons(seed=0, *, rows=60, cols=60, gsd_m=0.3, fill=0.55):
     return np.array([shapely.geometry.shape(geometry) for geometry, _ in traced], dtype=object)
 
 
-def layer(geometries, crs=UTM32, **columns):
+def frame_of(geometries, crs=UTM32, **columns):
+    """The columns of a layer as a GeoDataFrame, in no order."""
     n = len(geometries)
     rng = np.random.default_rng(n)
     given = {
-        "ids": 10_000_000_000 + np.arange(n)[::-1] * 7,  # beyond 32 bits, and not in order
-        "class_name": "water",
-        "area_m2": rng.random(n) * 1e4,
-        "perimeter_m": rng.random(n) * 1e3,
-        "confidence": rng.random(n),
-        "confidence_p10": np.where(np.arange(n) % 3, rng.random(n), np.nan),
-        "datetime": "2024-06-30T10:15:00Z",
-        "model": "modèle-é 1.0",
+        "id": 10_000_000_000 + np.arange(n)[::-1] * 7,  # beyond 32 bits, and not in order
+        "class": pd.Series(["water"] * n, dtype="str"),
+        "area_m2": rng.random(n).round(3) * 1e4,
+        "perimeter_m": rng.random(n).round(3) * 1e3,
+        "confidence": rng.random(n).round(4),
+        "confidence_p10": np.where(np.arange(n) % 3, rng.random(n).round(4), np.nan),
+        "touches_edge": rng.random(n) < 0.5,
+        "datetime": pd.Series([pd.Timestamp("2024-06-30T10:15:00Z")] * n, dtype="datetime64[ms, UTC]"),
+        "model": pd.Series(["modèle-é 1.0"] * n, dtype="str"),
     }
-    return make_layer(geometries, crs=crs, **(given | columns))
+    return gpd.GeoDataFrame(given | columns, geometry=np.asarray(geometries, object), crs=crs)
+
+
+def layer(geometries, crs=UTM32, **columns):
+    return Layer.from_frame("water", frame_of(geometries, crs, **columns))
+
+
+def by_id(frame):
+    return frame.sort_values("id", ignore_index=True)
+
+
+def same_attributes(back, frame):
+    pd.testing.assert_frame_equal(pd.DataFrame(by_id(back)[ATTRIBUTES]), pd.DataFrame(by_id(frame)[ATTRIBUTES]))
+
+
+def same_shapes(back, frame):
+    ours, given = (by_id(part).geometry.to_numpy() for part in (back, frame))
+    return shapely.equals_exact(ours, shapely.orient_polygons(given)).all()
 
 
 # --- RFC 7946, checked without any GIS library ------------------------------------------------------------------
@@ -109,83 +128,50 @@ def check_rfc7946(text):
     return collection
 
 
-# --- the layer --------------------------------------------------------------------------------------------------
-
-
-def test_layer_has_the_columns_and_types_of_the_schema_sorted_by_id():
-    frame = layer(pixel_polygons())
-    assert list(frame) == list(LAYER_SCHEMA)
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        name: str(pd.Series([], dtype="str").dtype) if column.dtype == "str" else column.dtype
-        for name, column in LAYER_SCHEMA.items()
-    }
-    assert frame["id"].is_monotonic_increasing
-    assert frame["id"].is_unique
-    assert list(layer([]).dtypes) == list(frame.dtypes)
-
-
-def test_rows_stay_together_when_sorted():
-    squares = [shapely.box(5, 0, 6, 1), shapely.box(0, 0, 1, 1)]
-    frame = layer(squares, ids=[9, 2], area_m2=[9.00049, 2.0006], confidence=[0.99996, np.nan])
-    assert frame["area_m2"].tolist() == [2.001, 9.0]
-    assert frame.geometry.bounds["minx"].tolist() == [0, 5]
-    assert np.isnan(frame["confidence"][0])
-    assert frame["confidence"][1] == 1.0
-
-
-@pytest.mark.parametrize("given", ["2024-06-30T10:15:00Z", "2024-06-30T12:15:00+02:00", "2024-06-30T10:15:00"])
-def test_datetime_is_kept_in_utc(given):
-    assert layer([shapely.box(0, 0, 1, 1)], datetime=given)["datetime"][0] == pd.Timestamp("2024-06-30T10:15Z")
-
-
-def test_datetime_that_is_no_date_is_named():
-    with pytest.raises(SettingsError, match=r"datetime '2024:06:30 10:15:00' is not ISO 8601; give one like"):
-        layer([shapely.box(0, 0, 1, 1)], datetime="2024:06:30 10:15:00")
-
-
-def test_lengths_and_ids_are_checked():
-    square = shapely.box(0, 0, 1, 1)
-    with pytest.raises(ValueError, match=r"confidence has shape \(1,\), ids \(2,\)"):
-        layer([square, square], confidence=[0.5])
-    with pytest.raises(ValueError, match="ids of layer water are not unique"):
-        layer([square, square], ids=[3, 3])
-
-
 # --- GeoJSON ----------------------------------------------------------------------------------------------------
 
 
 def test_geojson_keeps_to_rfc7946_and_comes_back(tmp_path):
-    frame = layer(pixel_polygons())
-    write_geojson(tmp_path / "water.geojson", frame)
+    frame = frame_of(pixel_polygons())
+    write_geojson(tmp_path / "water.geojson", Layer.from_frame("water", frame))
     collection = check_rfc7946((tmp_path / "water.geojson").read_text(encoding="utf-8"))
     assert collection["name"] == "water"
-    assert [int(feature["id"]) for feature in collection["features"]] == frame["id"].tolist()
+    assert all(feature["id"] == feature["properties"]["id"] for feature in collection["features"])
     back = gpd.read_file(tmp_path / "water.geojson")
     assert back.crs.to_epsg() == 4326
     assert back.is_valid.all()
-    pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
-    areas = back.to_crs(UTM32).area
+    same_attributes(back, frame)
+    frame = by_id(frame)
+    areas = by_id(back).to_crs(UTM32).area
     assert np.abs(areas - frame.area).max() < 0.02 * frame.length.max()  # 7 decimals are 11 mm
     assert areas.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
 
 
 def test_geojson_agrees_with_gdal(tmp_path):
-    frame = layer(pixel_polygons(1))
-    write_geojson(tmp_path / "ours.geojson", frame)
+    frame = frame_of(pixel_polygons(1))
+    write_geojson(tmp_path / "ours.geojson", Layer.from_frame("water", frame))
     pyogrio.write_dataframe(frame, tmp_path / "gdal.geojson", driver="GeoJSON", RFC7946="YES")
-    ours, theirs = gpd.read_file(tmp_path / "ours.geojson"), gpd.read_file(tmp_path / "gdal.geojson")
+    ours, theirs = by_id(gpd.read_file(tmp_path / "ours.geojson")), by_id(gpd.read_file(tmp_path / "gdal.geojson"))
     # two builds of PROJ may round the last decimal apart
     assert shapely.equals_exact(ours.normalize(), theirs.normalize(), 1.5e-7).all()
-    pd.testing.assert_frame_equal(pd.DataFrame(ours[ATTRIBUTES]), pd.DataFrame(theirs[ATTRIBUTES]))
+    same_attributes(ours, theirs)
 
 
-def test_geojson_is_the_same_text_in_one_part_or_many(tmp_path, monkeypatch):
-    frame = layer(pixel_polygons())
-    write_geojson(tmp_path / "water.geojson", frame)
-    whole = (tmp_path / "water.geojson").read_bytes()
-    monkeypatch.setattr(vectors, "_ROW_GROUP", len(frame) // 3)
-    write_geojson(tmp_path / "water.geojson", frame)
-    assert (tmp_path / "water.geojson").read_bytes() == whole
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_part_or_many_hold_the_same(tmp_path, monkeypatch, name):
+    results = []
+    for size in (1 << 26, 2_000):
+        monkeypatch.setattr(rows, "BATCH_BYTES", size)
+        given = layer(pixel_polygons())
+        assert (len(list(given.batches())) > 10) == (size == 2_000)
+        (path,) = write_layers(tmp_path, {"water": given}, [name])
+        results.append(gpd.read_parquet(path) if name == "parquet" else path.read_bytes())
+        if name == "gpkg":
+            results[-1] = content(path)
+    if name == "parquet":
+        pd.testing.assert_frame_equal(*results)
+    else:
+        assert results[0] == results[1]
 
 
 def test_geojson_without_features(tmp_path):
@@ -194,14 +180,27 @@ def test_geojson_without_features(tmp_path):
     assert len(gpd.read_file(tmp_path / "road.geojson")) == 0
 
 
+def test_geojsonseq_holds_the_features_of_geojson_one_a_line(tmp_path):
+    given = layer(pixel_polygons())
+    write_geojson(tmp_path / "water.geojson", given)
+    write_geojsonseq(tmp_path / "water.geojsonl", given)
+    lines = (tmp_path / "water.geojsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == json.loads((tmp_path / "water.geojson").read_text())["features"]
+    back, collection = gpd.read_file(tmp_path / "water.geojsonl"), gpd.read_file(tmp_path / "water.geojson")
+    pd.testing.assert_frame_equal(back, collection)
+    write_geojsonseq(tmp_path / "road.geojsonl", layer([]))
+    assert (tmp_path / "road.geojsonl").read_bytes() == b""
+
+
 def test_geojson_writes_every_kind_of_value(tmp_path):
-    frame = layer([shapely.box(0, 0, 1, 1)] * 3, crs="EPSG:4326", confidence=[np.nan, 0.00001, 1.0], datetime=None)
+    frame = frame_of([shapely.box(0, 0, 1, 1)] * 3, crs="EPSG:4326", id=[1, 2, 3], confidence=[np.nan, 0.0, 1.0])
+    frame["datetime"] = pd.NaT
     frame["note"] = ['a "quoted"\n\\ line', None, "道"]
     frame["free"] = [True, False, True]
     frame["stalls"] = pd.array([3, None, 5], dtype="Int32")
     frame["width_m"] = [np.inf, 1e-7, 3.0]
     frame["seen"] = pd.to_datetime(["2024-01-02T03:04:05.678", None, "2024-01-02T00:00:00.000"])
-    write_geojson(tmp_path / "parking.geojson", frame)
+    write_geojson(tmp_path / "parking.geojson", Layer.from_frame("parking", frame))
     features = check_rfc7946((tmp_path / "parking.geojson").read_text(encoding="utf-8"))["features"]
     rows = [feature["properties"] for feature in features]
     assert [row["note"] for row in rows] == [*frame["note"].tolist()[:1], None, "道"]
@@ -242,10 +241,10 @@ def test_what_rounding_breaks_is_mended_and_what_it_wipes_out_is_null(tmp_path):
     assert shapely.is_valid(shapes).all()
     naive = shapely.transform(shapes, lambda xy: np.round(xy, 7))
     assert not shapely.is_valid(naive).any()  # so the case is a case
-    write_geojson(tmp_path / "field.geojson", layer(shapes, crs="EPSG:4326", ids=[1, 2, 3]))
+    write_geojson(tmp_path / "field.geojson", layer(shapes, crs="EPSG:4326", id=[1, 2, 3]))
     features = check_rfc7946((tmp_path / "field.geojson").read_text(encoding="utf-8"))["features"]
-    assert [feature["geometry"] is None for feature in features] == [False, True, False]
-    back = gpd.read_file(tmp_path / "field.geojson")
+    assert {feature["id"]: feature["geometry"] is None for feature in features} == {1: False, 2: True, 3: False}
+    back = by_id(gpd.read_file(tmp_path / "field.geojson"))
     assert back.geometry[[0, 2]].is_valid.all()
     assert shapely.area(back.geometry[0]) == pytest.approx(nearly_touching.area, rel=1e-3)
 
@@ -270,7 +269,7 @@ def test_polygons_are_split_at_the_antimeridian(tmp_path, crs):
     x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(180, 10)
     across = shapely.box(x - 300, y, x + 300, y + 400).difference(shapely.box(x - 50, y + 50, x + 50, y + 100))
     beside = shapely.box(x + 400, y, x + 700, y + 400)
-    write_geojson(tmp_path / "water.geojson", layer([across, beside], crs=crs, ids=[1, 2]))
+    write_geojson(tmp_path / "water.geojson", layer([across, beside], crs=crs, id=[1, 2]))
     check_rfc7946((tmp_path / "water.geojson").read_text(encoding="utf-8"))
     back = gpd.read_file(tmp_path / "water.geojson")
     assert back.is_valid.all()
@@ -362,12 +361,12 @@ def test_geoparquet_says_what_it_holds(tmp_path):
 
 
 def test_geoparquet_comes_back_whole_and_by_place(tmp_path):
-    frame = layer(pixel_polygons())
-    write_geoparquet(tmp_path / "water.parquet", frame)
-    back = gpd.read_parquet(tmp_path / "water.parquet").sort_values("id", ignore_index=True)
+    frame = by_id(frame_of(pixel_polygons()))
+    write_geoparquet(tmp_path / "water.parquet", Layer.from_frame("water", frame))
+    back = gpd.read_parquet(tmp_path / "water.parquet")
     assert back.crs == frame.crs
-    assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
-    pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+    assert same_shapes(back, frame)
+    same_attributes(back, frame)
     west, south, east, north = frame.total_bounds
     window = (west, south, (west + east) / 2, (south + north) / 2)
     near = gpd.read_parquet(tmp_path / "water.parquet", bbox=window)
@@ -376,8 +375,10 @@ def test_geoparquet_comes_back_whole_and_by_place(tmp_path):
 
 def test_geoparquet_rows_follow_a_hilbert_curve_ties_by_id(tmp_path):
     cells = [shapely.box(x, y, x + 1, y + 1) for x in range(32) for y in range(32)]
-    frame = layer([*cells, *cells], ids=np.random.default_rng(0).permutation(2 * len(cells)))
-    write_geoparquet(tmp_path / "field.parquet", frame)
+    write_geoparquet(
+        tmp_path / "field.parquet",
+        layer([*cells, *cells], id=np.random.default_rng(0).permutation(2 * len(cells))),
+    )
     back = gpd.read_parquet(tmp_path / "field.parquet")
     centres = shapely.get_coordinates(shapely.centroid(back.geometry.to_numpy()))
     steps = np.abs(np.diff(centres, axis=0)).sum(axis=1)
@@ -388,9 +389,9 @@ def test_geoparquet_rows_follow_a_hilbert_curve_ties_by_id(tmp_path):
 
 def test_geoparquet_does_not_depend_on_the_order_of_the_rows(tmp_path):
     cells = [shapely.box(x // 8, 0, x // 8 + 1, 1) for x in range(64)]
-    frame = layer(cells)
-    write_geoparquet(tmp_path / "sorted.parquet", frame)
-    write_geoparquet(tmp_path / "shuffled.parquet", frame.sample(frac=1, random_state=0))
+    frame = frame_of(cells)
+    write_geoparquet(tmp_path / "sorted.parquet", Layer.from_frame("water", frame))
+    write_geoparquet(tmp_path / "shuffled.parquet", Layer.from_frame("water", frame.sample(frac=1, random_state=0)))
     assert (tmp_path / "sorted.parquet").read_bytes() == (tmp_path / "shuffled.parquet").read_bytes()
 
 
@@ -407,17 +408,17 @@ def test_geoparquet_without_features(tmp_path):
 
 
 def test_geopackage_holds_a_table_per_layer(tmp_path):
-    frames = {"water": layer(pixel_polygons()), "road": layer([]), "field": layer([shapely.box(0, 0, 3, 3)])}
-    write_gpkg(tmp_path / "layers.gpkg", frames)
+    frames = {"water": frame_of(pixel_polygons()), "road": frame_of([]), "field": frame_of([shapely.box(0, 0, 3, 3)])}
+    write_gpkg(tmp_path / "layers.gpkg", {name: Layer.from_frame(name, frame) for name, frame in frames.items()})
     assert pyogrio.list_layers(tmp_path / "layers.gpkg").tolist() == [[name, "Polygon"] for name in frames]
     for name, frame in frames.items():
         back = gpd.read_file(tmp_path / "layers.gpkg", layer=name)
         assert back.crs == frame.crs
-        assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
+        assert same_shapes(back, frame)
         kinds = pyogrio.read_info(tmp_path / "layers.gpkg", layer=name)["ogr_types"]
-        assert kinds == ["OFTInteger64", "OFTString", *["OFTReal"] * 4, "OFTDateTime", "OFTString"]
+        assert kinds == ["OFTInteger64", "OFTString", *["OFTReal"] * 4, "OFTInteger", "OFTDateTime", "OFTString"]
         if len(frame):
-            pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+            same_attributes(back, frame)
 
 
 def content(path):
@@ -433,15 +434,14 @@ def content(path):
 
 
 def test_flatgeobuf_comes_back(tmp_path):
-    for frame in (layer(pixel_polygons()), layer([])):
-        write_flatgeobuf(tmp_path / "water.fgb", frame)
+    for frame in (frame_of(pixel_polygons()), frame_of([])):
+        write_flatgeobuf(tmp_path / "water.fgb", Layer.from_frame("water", frame))
         back = gpd.read_file(tmp_path / "water.fgb")
         assert back.crs == frame.crs
         assert pyogrio.read_info(tmp_path / "water.fgb")["geometry_type"] == "Polygon"
         if len(frame):
-            back = back.sort_values("id", ignore_index=True)
-            assert back.geometry.geom_equals_exact(frame.geometry, 0).all()
-            pd.testing.assert_frame_equal(pd.DataFrame(back[ATTRIBUTES]), pd.DataFrame(frame[ATTRIBUTES]))
+            assert same_shapes(back, frame)
+            same_attributes(back, frame)
 
 
 # --- all formats ------------------------------------------------------------------------------------------------
@@ -463,8 +463,8 @@ def test_the_same_layer_gives_the_same_bytes(tmp_path, name):
     [shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)]), shapely.LineString([(0, 0), (5, 5)])],
 )
 def test_other_geometries_and_columns_are_written_too(tmp_path, name, geometry):
-    frame = layer([geometry], crs="EPSG:4326").assign(length_m=7.5)
-    (path,) = write_layers(tmp_path, {"road": frame}, [name])
+    frame = frame_of([geometry], crs="EPSG:4326", length_m=7.5)
+    (path,) = write_layers(tmp_path, {"road": Layer.from_frame("road", frame)}, [name])
     back = gpd.read_parquet(path) if name == "parquet" else gpd.read_file(path)
     assert back["length_m"].tolist() == [7.5]
     assert shapely.equals(back.geometry[0], geometry)
@@ -472,8 +472,10 @@ def test_other_geometries_and_columns_are_written_too(tmp_path, name, geometry):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_unknown_datetime_and_confidence_are_null(tmp_path, name):
-    frame = layer([shapely.box(0, 0, 1, 1)], datetime=None, confidence=[np.nan])
-    (path,) = write_layers(tmp_path, {"road": frame}, [name])
+    given = layer(
+        [shapely.box(0, 0, 1, 1)], datetime=pd.Series([pd.NaT], dtype="datetime64[ms, UTC]"), confidence=np.nan
+    )
+    (path,) = write_layers(tmp_path, {"road": given}, [name])
     back = gpd.read_parquet(path) if name == "parquet" else gpd.read_file(path)
     assert back[["datetime", "confidence", "confidence_p10"]].isna().all(axis=None)
     if name == "parquet":
@@ -483,14 +485,14 @@ def test_unknown_datetime_and_confidence_are_null(tmp_path, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, name):
     resource = pytest.importorskip("resource")
-    frame = layer(pixel_polygons())
-    (path,) = write_layers(tmp_path, {"water": frame}, [name])
+    given = layer(pixel_polygons())
+    (path,) = write_layers(tmp_path, {"water": given}, [name])
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # as on a full disk
     try:
         with pytest.raises(OutputError, match=f"cannot write {re.escape(str(path))}: .+"):
-            write_layers(tmp_path, {"water": frame}, [name])
+            write_layers(tmp_path, {"water": given}, [name])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -515,7 +517,9 @@ def test_write_layers_names_the_files_and_writes_each_format_once(tmp_path):
 
 
 def test_unknown_format_is_named_before_anything_is_written(tmp_path):
-    with pytest.raises(SettingsError, match="format 'shp' is not known; use some of geojson, parquet, gpkg, fgb"):
+    with pytest.raises(
+        SettingsError, match="format 'shp' is not known; use some of geojson, geojsonl, parquet, gpkg, fgb"
+    ):
         write_layers(tmp_path, {"water": layer([])}, ["geojson", "shp"])
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OutputError, match="given no layer"):

@@ -18,13 +18,14 @@ from geoseg.rings import Polygons
 from geoseg.stages import polygons as polygons_module
 from geoseg.stages.polygons import Ground, bounds_px, ground_bounds, hilbert_keys, to_geometries, to_wkb
 
+PIXELS = Affine.identity()
 UTM = Affine(0.5, 0, 500_000.25, 0, -0.5, 5_300_000.75)
 ROTATED = Affine(0.3, 0.41, 200_000.1, 0.4, -0.31, 6_900_000.7)
 UPSIDE_DOWN = Affine(0.5, 0, 500_000.25, 0, 0.5, 5_300_000.75)
 DEGREES = Affine(1e-5, 0, 12.3456789, 0, -1e-5, 47.1234567)
 
 
-def gdal_shapes(mask: np.ndarray, transform: Affine = Affine.identity()) -> tuple[np.ndarray, list[int]]:
+def gdal_shapes(mask: np.ndarray, transform: Affine = PIXELS) -> tuple[np.ndarray, list[int]]:
     wanted = ~np.isin(mask, (0, 255))
     found = list(rasterio.features.shapes(mask, mask=wanted, connectivity=4, transform=transform))
     return np.array([shapely.geometry.shape(shape) for shape, _ in found], object), [int(code) for _, code in found]
