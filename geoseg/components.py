@@ -26,7 +26,7 @@ from geoseg.codes import BACKGROUND, NODATA
 from geoseg.errors import InputError
 from geoseg.lattice import Window
 
-__all__ = ["DOWN", "LEFT", "RIGHT", "UP", "Components", "check_chunk", "find_components", "grid_of", "join"]
+__all__ = ["DOWN", "LEFT", "RIGHT", "UP", "Components", "check_chunk", "find_components", "grid_of", "join", "side_of"]
 
 UP, LEFT, RIGHT, DOWN = 1, 2, 3, 4
 """Where the parent of a pixel lies; 0 is a pixel without one."""
@@ -85,6 +85,16 @@ class Components:
             int32 ``(height + 2, width + 2)``; what stands in the frame is undefined.
         """
         return _paint(self.shape, self.row_offsets, self.start, np.append(new, np.int32(-1))[self.label])
+
+    def repaint(self, mask: NDArray[np.uint8], code: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A copy of the mask with other codes.
+
+        Args:
+            mask: uint8 ``(height, width)``, the mask of these components.
+            code: uint8 ``(components + 1,)``, the new code of each label from 0 on; nodata stays.
+        """
+        value = np.append(code, np.uint8(NODATA))[self.label]
+        return _repaint(np.ascontiguousarray(mask), self.row_offsets, self.start, value)
 
     def _row(self, row: int) -> NDArray[np.int32]:
         """Labels along one row."""
@@ -157,6 +167,13 @@ def join(pairs: NDArray[np.int64], total: int) -> tuple[int, NDArray[np.int32]]:
     graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(total, total))
     groups, group = connected_components(graph, directed=False)
     return int(groups), group
+
+
+def side_of(window: Window, side: str) -> slice:
+    """Where one side stands in arrays of all edge pixels of a chunk: top row, bottom row, left column, right column."""
+    width, height = window.width, window.height
+    starts = {"top": 0, "bottom": width, "left": 2 * width, "right": 2 * width + height}
+    return slice(starts[side], starts[side] + (width if side in {"top", "bottom"} else height))
 
 
 def _partitions(spans: list[tuple[int, int]], length: int) -> bool:
@@ -313,4 +330,19 @@ def _paint(
         for run in range(row_offsets[row], row_offsets[row + 1]):
             end = start[run + 1] if run + 1 < row_offsets[row + 1] else width
             line[start[run] + 1 : end + 1] = value[run]
+    return image
+
+
+@numba.njit(cache=True, nogil=True)
+def _repaint(
+    mask: NDArray[np.uint8], row_offsets: NDArray[np.int64], start: NDArray[np.int32], value: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """A copy of the mask in which each run has its value."""
+    height, width = mask.shape
+    image = mask.copy()
+    for row in range(height):
+        for run in range(row_offsets[row], row_offsets[row + 1]):
+            if image[row, start[run]] != value[run]:
+                end = start[run + 1] if run + 1 < row_offsets[row + 1] else width
+                image[row, start[run] : end] = value[run]
     return image

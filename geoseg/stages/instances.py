@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.components import DOWN, LEFT, RIGHT, UP, check_chunk, find_components, grid_of, join
+from geoseg.components import DOWN, LEFT, RIGHT, UP, check_chunk, find_components, grid_of, join, side_of
 from geoseg.errors import InputError
 from geoseg.lattice import Window
 from geoseg.rings import Columns
@@ -167,7 +167,7 @@ class Merge:
         faces = self._faces.get((row, col))
         if faces is None:
             return np.full(length, NO_DATA)
-        return self._instances[row, col][faces.edges[_side(faces.window, side)]]
+        return self._instances[row, col][faces.edges[side_of(faces.window, side)]]
 
 
 def find_faces(
@@ -304,7 +304,7 @@ def label_chunk(
 
 def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np.int64]:
     """Pairs (2, n) of components, counted from 0, that are connected over one seam."""
-    ours, theirs = _side(face.window, side), _side(other.window, opposite)
+    ours, theirs = side_of(face.window, side), side_of(other.window, opposite)
     here, there = face.edges[ours], other.edges[theirs]
     grown, grown_there = face.grown[ours], other.grown[theirs]
     connected = (grown | grown_there) == ORDINARY
@@ -316,13 +316,6 @@ def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np
     fresh[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
     pairs = pairs[:, fresh]
     return pairs[:, face.code[pairs[0]] == other.code[pairs[1]]]
-
-
-def _side(window: Window, side: str) -> slice:
-    """Where one side stands in arrays of all edge pixels of a chunk."""
-    width, height = window.width, window.height
-    starts = {"top": 0, "bottom": width, "left": 2 * width, "right": 2 * width + height}
-    return slice(starts[side], starts[side] + (width if side in {"top", "bottom"} else height))
 
 
 def _grown(parent: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,115 @@
+"""Whatever the mask and however it is cut: the same components taken over, grown and widened as in the whole scene."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from geoseg.lattice import Window
+from geoseg.stages.sieve import SieveRules, find_small, merge_small, sieve_chunk
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> np.ndarray:
+    """Small random masks of a few codes, coarse or fine."""
+    rows, cols = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    palette = draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 8, 254, 255]), min_size=1, max_size=5))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    mask = random.choice(np.array(palette, np.uint8), (rows, cols))
+    if draw(st.booleans()):
+        mask = np.repeat(np.repeat(mask, 2, axis=0), 3, axis=1)[:rows, :cols]
+    return mask
+
+
+def cut(shape: tuple[int, int], chunk_rows: int, chunk_cols: int) -> list[Window]:
+    rows, cols = shape
+    return [
+        Window(col, row, min(chunk_cols, cols - col), min(chunk_rows, rows - row))
+        for row in range(0, rows, chunk_rows)
+        for col in range(0, cols, chunk_cols)
+    ]
+
+
+def pixel_area_m2(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Pixels that grow to the south-east."""
+    return 1.0 + rows / 16 + cols / 64
+
+
+def sieve_in_chunks(mask: np.ndarray, rules: SieveRules, chunk_rows: int, chunk_cols: int) -> np.ndarray:
+    """The loop of the module's docstring."""
+    windows = cut(mask.shape, chunk_rows, chunk_cols)
+    chunks = {window: mask[window.slices()] for window in windows}
+    faces = {window: find_small(chunks[window], window, rules) for window in windows}
+    while todo := (sieve := merge_small(list(faces.values())[::-1], rules)).todo:
+        changed = []
+        for window in todo:
+            chunks[window], count = sieve_chunk(chunks[window], sieve.decision(window), rules)
+            changed += [window] * (count > 0)
+        if not changed:
+            for window in todo:
+                chunks[window], _ = sieve_chunk(chunks[window], sieve.decision(window), rules, drop=True)
+            break
+        faces |= {window: find_small(chunks[window], window, rules) for window in changed}
+    result = np.zeros_like(mask)
+    for window, chunk in chunks.items():
+        result[window.slices()] = chunk
+    return result
+
+
+def small_and_surviving(mask: np.ndarray, rules: SieveRules) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+    """Codes and pixels of the small components, and the pixels of all others, without nodata."""
+    small, survives = [], np.zeros(mask.shape, bool)
+    for code in sorted(set(mask.ravel().tolist()) - {255}):
+        labels, count = ndimage.label(mask == code)
+        for label in range(1, count + 1):
+            component = labels == label
+            at_edge = component[[0, -1]].any() or component[:, [0, -1]].any()
+            pinned = code == 0 and (at_edge or (mask[ndimage.binary_dilation(component)] == 255).any())
+            if component.sum() * pixel_area_m2(*np.argwhere(component)[0]) < rules.least_m2.get(code, 0) and not pinned:
+                small.append((code, component))
+            else:
+                survives |= component
+    return small, survives
+
+
+def sieve_slowly(mask: np.ndarray, rules: SieveRules) -> np.ndarray:
+    """Component by component, straight from the definition."""
+    while True:
+        small, survives = small_and_surviving(mask, rules)
+        after = mask.copy()
+        waiting = np.zeros(mask.shape, bool)
+        for code, component in small:
+            votes = np.zeros(256, int)
+            for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+                beside = np.roll(np.pad(component, 1), shift, axis)[1:-1, 1:-1] & survives
+                votes += np.bincount(mask[beside], minlength=256)
+            if code in rules.boundaries:
+                after[component] = rules.boundaries[code]
+            elif votes.any():
+                after[component] = np.argmax(votes)
+            else:
+                waiting |= component
+        if np.array_equal(after, mask):
+            return np.where(waiting, 0, mask).astype(np.uint8)
+        mask = after
+
+
+@given(
+    mask=masks(),
+    chunk_rows=st.integers(1, 26),
+    chunk_cols=st.integers(1, 26),
+    least=st.sampled_from([2.0, 4.0, 9.5, 1e9]),
+    hole=st.sampled_from([0.0, 3.0, 30.0, 1e9]),
+    is_split=st.booleans(),
+)
+def test_any_mask_is_sieved_as_a_whole(
+    mask: np.ndarray, chunk_rows: int, chunk_cols: int, least: float, hole: float, is_split: bool
+) -> None:
+    boundaries = {7: 8} if is_split else {}
+    least_m2 = {0: hole, 1: least, 7: least} | ({} if is_split else {8: least})
+    rules = SieveRules(mask.shape, least_m2, pixel_area_m2, boundaries)
+    result = sieve_in_chunks(mask, rules, chunk_rows, chunk_cols)
+    assert np.array_equal(result, sieve_slowly(mask, rules))
+    assert np.array_equal(result == 255, mask == 255)
