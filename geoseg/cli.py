@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from geoseg.errors import GeosegError
-from geoseg.settings import Device, Execution, Precision, RunSettings, VectorSettings
+from geoseg.settings import Device, Execution, Precision, RunSettings, SimplifyMethod, VectorSettings
 
 __all__ = ["main"]
 
@@ -63,6 +63,23 @@ class _Codes(click.ParamType[dict[str, int]]):
         if not codes or not all(name and 1 <= code <= 254 for name, code in codes.items()):
             self.fail(f"{value!r} is not name=code,... with codes 1-254, e.g. water=1,road=2", param, ctx)
         return codes
+
+
+class _Pairs(click.ParamType[tuple[tuple[int, int], ...]]):
+    """Pairs of mask codes, ``3=5,4=6``."""
+
+    name = "code=code,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            pairs = [part.split("=") for part in str(value).split(",")]
+            return tuple((int(code), int(boundary)) for code, boundary in pairs)
+        except ValueError:
+            self.fail(f"{value!r} is not CODE=CODE,... with codes 1-254, e.g. 3=5", param, ctx)
 
 
 def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -136,13 +153,45 @@ _vector_options = _options(
         default=25.0,
         show_default=True,
         metavar="M2",
-        help="Leave out polygons below this area, square metres.",
+        help="Give what is smaller than this area, square metres, to its neighbours.",
+    ),
+    click.option(
+        "--fill-holes",
+        type=float,
+        default=0.0,
+        show_default=True,
+        metavar="M2",
+        help="Give patches of background smaller than this area to the polygons around them.",
+    ),
+    click.option(
+        "--min-width",
+        type=float,
+        default=0.0,
+        show_default=True,
+        metavar="M",
+        help="Give parts that are narrower than this, metres, to their neighbours.",
     ),
     click.option(
         "--simplify",
         type=float,
         metavar="M",
-        help=("Tolerance of the outline's simplification, metres; 0 keeps every pixel edge. [default: one pixel]"),
+        help="Tolerance of the outlines' simplification, metres; 0 keeps every pixel edge. [default: one pixel]",
+    ),
+    click.option(
+        "--simplify-method",
+        type=click.Choice(get_args(SimplifyMethod)),
+        default="visvalingam",
+        show_default=True,
+        help="By area of triangles, or by distance.",
+    ),
+    click.option("--smooth", is_flag=True, help="Turn pixel stairs into slanted lines, keeping all areas."),
+    click.option(
+        "--growth",
+        type=int,
+        default=8,
+        show_default=True,
+        metavar="PX",
+        help="How far touching instances that are kept apart grow into the boundary between them.",
     ),
     click.option(
         "--formats",
@@ -150,7 +199,7 @@ _vector_options = _options(
         default="geojson,parquet",
         show_default=True,
         metavar="NAME,...",
-        help="geojson, parquet, gpkg, fgb.",
+        help="geojson, geojsonl, parquet, gpkg, fgb.",
     ),
 )
 _output_options = _options(
@@ -224,6 +273,13 @@ def plan(scene: str, **options: Any) -> None:
     metavar="NAME=CODE,...",
     help="Layer names and codes. [default: class_<code> for every code]",
 )
+@click.option(
+    "--boundaries",
+    type=_Pairs(),
+    default=(),
+    metavar="CODE=CODE,...",
+    help="Codes whose touching instances stay apart, and the codes that mark the boundaries between them, e.g. 3=5.",
+)
 @_vector_options
 @_execution_options
 def vectorize(
@@ -287,7 +343,17 @@ def models(name: str | None, *, as_json: bool) -> None:
 
 
 def _vector_settings(options: dict[str, Any]) -> VectorSettings:
-    return VectorSettings(min_area_m2=options["min_area"], simplify_m=options["simplify"], formats=options["formats"])
+    return VectorSettings(
+        min_area_m2=options["min_area"],
+        fill_holes_m2=options["fill_holes"],
+        min_width_m=options["min_width"],
+        simplify_m=options["simplify"],
+        simplify_method=options["simplify_method"],
+        smooth=options["smooth"],
+        boundaries=options.get("boundaries", ()),
+        growth_px=options["growth"],
+        formats=options["formats"],
+    )
 
 
 def _run_settings(options: dict[str, Any]) -> RunSettings:

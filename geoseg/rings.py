@@ -13,7 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arcs", "Columns", "Polygons", "offsets_of", "run_offsets", "take_ragged"]
+__all__ = ["WHOLE", "Arcs", "Boundaries", "Columns", "Polygons", "offsets_of", "run_offsets", "take_ragged"]
+
+WHOLE = 3
+"""Stops of an arc that has both its ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +50,44 @@ class Arcs(Columns):
 
     def __len__(self) -> int:
         return self.offsets.size - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boundaries(Columns):
+    """The arcs of one chunk that have an instance on at least one hand. Made by ``stages.trace``.
+
+    An arc can be walked either way: forwards (*dart* ``2 * arc``) or backwards (``2 * arc + 1``), always as a boundary
+    of the instance on the right hand.
+
+    Attributes:
+        coords: int32 ``(vertices, 2)``, see :class:`Arcs`: the arc's ends and turning corners.
+        offsets: int64 ``(arcs + 1,)``.
+        hands: int32 ``(arcs, 2)``, labels on the right and on the left hand when walked forwards; no instance where
+            they are not above 0. So, flattened, the label on the right hand by dart.
+        stops: uint8 ``(arcs,)``: 1 if the arc starts at a stop, plus 2 if it ends at one; 3 for a loop. Elsewhere it is
+            cut by the chunk's outline.
+        start: int64 ``(2 * arcs,)``, by dart the key of its first crack: ``4 * corner + direction``, with corner =
+            ``row * (scene width + 1) + col``.
+        following: int64 ``(2 * arcs,)``, by dart the key of the crack that follows its last one.
+    """
+
+    coords: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    hands: NDArray[np.int32]
+    stops: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    following: NDArray[np.int64]
+
+    @property
+    def arcs(self) -> Arcs:
+        """The arcs alone."""
+        return Arcs(self.coords, self.offsets)
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """Which arcs are not cut by the chunk's outline."""
+        whole: NDArray[np.bool_] = self.stops == WHOLE
+        return whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
 from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
-from geoseg.stages.join import Instances, Joiner, finished_arcs, share_out
+from geoseg.stages.join import Domain, Instances, Joiner, finished_arcs, share_out
 from geoseg.stages.polygons import Ground
 from geoseg.stages.predict import predict_chunk
 from geoseg.stages.simplify import reach_px, simplify_arcs
@@ -228,21 +228,17 @@ def trace(job: VectorJob, item: TraceItem) -> int:
     labels = label_chunk(codes, parent, border, window, shape)
     histograms = count_confidence(labels.labels, confidence, labels.area_px)
     traced = trace_chunk(labels.labels, window, shape)
-    finished = finished_arcs(traced.arcs, traced.whole, window, shape, job.reach_px)
+    domain = Domain(window, shape, job.reach_px)
+    finished = finished_arcs(traced, domain)
     simplified = job.simplify(traced.arcs, finished, np.zeros((0, 2), np.int32))
     share = share_out(
-        traced.arcs,
+        traced,
         simplified,
         finished,
-        traced.stops,
-        np.stack([traced.right, traced.left], axis=1),
-        (traced.start, traced.following),
         labels.labels,
         Instances(labels.id, labels.code, labels.area_px, labels.edge),
         histograms,
-        window,
-        shape,
-        job.reach_px,
+        domain,
     )
     coords, ring_offsets, polygon_offsets, ids = job.assemble(simplified, share.darts, share.following, share.owner)
     closed = share.closed[np.argsort(labels.id[share.closed])]

@@ -111,9 +111,7 @@ def run(
             worker_bytes = executor.peak_worker_bytes()
         rows = _join(job, lattice, watch)
         with watch.stage("export"):
-            layers = read_layers(
-                rows, plan.codes, crs=plan.grid.crs, datetime=plan.grid.datetime, model=plan.card.name
-            )
+            layers = read_layers(rows, plan.codes, crs=plan.grid.crs, datetime=plan.grid.datetime, model=plan.card.name)
             files = [
                 *write_layers(output.path, layers, settings.vector.formats),
                 *_write_rasters(plan, store, output.path),

@@ -113,16 +113,15 @@ def _close_rings(
 def _drop_straight(ring: NDArray[np.int32], size: int) -> int:
     """Drop the vertices of an axis-parallel ring at which it does not turn, in place; returns the new size."""
     kept = 0
-    last_col, last_row = ring[size - 1, 0], ring[size - 1, 1]
-    first_col, first_row = ring[0, 0], ring[0, 1]
+    last_row = ring[size - 1, 1]
+    first_row = ring[0, 1]
     for here in range(size):
         col, row = ring[here, 0], ring[here, 1]
-        next_col = ring[here + 1, 0] if here + 1 < size else first_col
         next_row = ring[here + 1, 1] if here + 1 < size else first_row
         if (last_row == row) != (row == next_row):
             ring[kept, 0], ring[kept, 1] = col, row
             kept += 1
-        last_col, last_row = col, row
+        last_row = row
     return kept
 
 

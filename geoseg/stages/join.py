@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from geoseg.errors import InputError
 from geoseg.histograms import Histograms
 from geoseg.lattice import Window
-from geoseg.rings import Arcs, Columns, Polygons, offsets_of, take_ragged
+from geoseg.rings import WHOLE, Arcs, Boundaries, Columns, Polygons, offsets_of, take_ragged
 
-__all__ = ["Darts", "Fragment", "Instances", "Joiner", "Share", "finished_arcs", "share_out"]
+__all__ = ["Darts", "Domain", "Fragment", "Instances", "Joiner", "Share", "finished_arcs", "share_out"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -29,7 +29,6 @@ Coords = NDArray[np.int32]
 Simplify = Callable[[Arcs, Bools, Coords], Arcs]
 Assemble = Callable[[Arcs, Ints, Ints, Ints], tuple[Coords, Ints, Ints, Ints]]
 
-_WHOLE = 3
 _NOT_HERE, _AT_STOP = -1, -2  # instead of the end that a part was cut from
 
 
@@ -40,7 +39,7 @@ class Darts(Columns):
     Attributes:
         dart: int64, ``2 * arc``, plus 1 if the arc is walked backwards; -1 for one whose arc another dart brings.
         owner: int64, id of the instance.
-        start: int64, key of the first crack, see ``trace.Boundaries``.
+        start: int64, key of the first crack, see :class:`geoseg.rings.Boundaries`.
         following: int64, key of the crack that follows.
     """
 
@@ -78,7 +77,7 @@ class Fragment:
     Attributes:
         arcs: all arcs of unfinished instances.
         finished: bool ``(arcs,)``, simplified already; the others are raw.
-        stops: uint8 ``(arcs,)``, see ``trace.Boundaries``.
+        stops: uint8 ``(arcs,)``, see :class:`geoseg.rings.Boundaries`.
         darts: of unfinished instances.
         instances: their shares of this chunk.
         histograms: of the same.
@@ -137,27 +136,34 @@ class Share:
     fragment: Fragment
 
 
-def finished_arcs(arcs: Arcs, whole: Bools, window: Window, scene_shape: tuple[int, int], reach_px: int) -> Bools:
-    """Which arcs of a chunk can be simplified there: the whole ones that keep away from its outline.
+class Domain(NamedTuple):
+    """A chunk among its neighbours.
 
-    Args:
-        arcs: of the chunk.
-        whole: which are not cut.
+    Attributes:
         window: of the chunk.
-        scene_shape: (rows, cols) of the scene, beyond whose edge there is nothing to keep away from.
+        scene_shape: (rows, cols) of the scene, beyond whose edge there is nothing.
         reach_px: how far from an arc corners matter to it.
     """
-    if len(arcs) == 0:
-        return whole
-    low, high = _inner(window, scene_shape, reach_px)
-    least = np.minimum.reduceat(arcs.coords, arcs.offsets[:-1], axis=0)
-    greatest = np.maximum.reduceat(arcs.coords, arcs.offsets[:-1], axis=0)
-    inside: Bools = (least >= low).all(axis=1) & (greatest <= high).all(axis=1)
-    return whole & inside
+
+    window: Window
+    scene_shape: tuple[int, int]
+    reach_px: int
 
 
-def _inner(window: Window, scene_shape: tuple[int, int], reach_px: int) -> tuple[Ints, Ints]:
-    """Least and greatest (col, row), half pixels, of what lies as far as that from the neighbouring chunks."""
+def finished_arcs(traced: Boundaries, domain: Domain) -> Bools:
+    """Which arcs of a chunk can be simplified there: the whole ones that keep away from the neighbouring chunks."""
+    if traced.stops.size == 0:
+        return traced.whole
+    low, high = _inner(domain)
+    least = np.minimum.reduceat(traced.coords, traced.offsets[:-1], axis=0)
+    greatest = np.maximum.reduceat(traced.coords, traced.offsets[:-1], axis=0)
+    inside: Bools = traced.whole & (least >= low).all(axis=1) & (greatest <= high).all(axis=1)
+    return inside
+
+
+def _inner(domain: Domain) -> tuple[Ints, Ints]:
+    """Least and greatest (col, row), half pixels, out of reach of the neighbouring chunks."""
+    window, scene_shape, reach_px = domain
     far = np.iinfo(np.int32).max
     low = [-far if off == 0 else 2 * (off + reach_px) for off in (window.col_off, window.row_off)]
     stops = zip((window.col_stop, window.row_stop), scene_shape[::-1], strict=True)
@@ -165,52 +171,42 @@ def _inner(window: Window, scene_shape: tuple[int, int], reach_px: int) -> tuple
     return np.array(low), np.array(high)
 
 
-def share_out(  # noqa: PLR0913
-    arcs: Arcs,
+def share_out(
+    traced: Boundaries,
     simplified: Arcs,
     finished: Bools,
-    stops: NDArray[np.uint8],
-    hands: NDArray[np.int32],
-    keys: tuple[Ints, Ints],
     labels: NDArray[np.int32],
     instances: Instances,
     histograms: Histograms,
-    window: Window,
-    scene_shape: tuple[int, int],
-    reach_px: int,
+    domain: Domain,
 ) -> Share:
     """Share out a chunk's boundaries between what is closed here and what goes on.
 
     Args:
-        arcs: as traced.
-        simplified: the same, the finished ones simplified.
-        finished: bool ``(arcs,)``.
-        stops: uint8 ``(arcs,)``.
-        hands: int32 ``(arcs, 2)``, labels on the right and on the left hand.
-        keys: by dart, first crack and following crack.
+        traced: boundaries of the chunk.
+        simplified: their arcs, the finished ones simplified.
+        finished: bool ``(arcs,)``, see :func:`finished_arcs`.
         labels: int32 ``(height + 2, width + 2)``, as traced.
         instances: by label; area 0 for those only in the ring around the chunk.
         histograms: by label.
-        window: of the chunk.
-        scene_shape: (rows, cols) of the scene.
-        reach_px: how far from an arc corners matter to it.
+        domain: the chunk.
     """
     goes_on = np.zeros(instances.id.size, np.bool_)
-    goes_on[np.maximum(hands[~finished], 0)] = True
+    goes_on[np.maximum(traced.hands[~finished], 0)] = True
     for ring in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         goes_on[np.maximum(ring, 0)] = True
     # the cracks below and to the right of these belong to the next chunks
-    if window.row_stop < scene_shape[0]:
+    if domain.window.row_stop < domain.scene_shape[0]:
         goes_on[np.maximum(labels[-2], 0)] = True
-    if window.col_stop < scene_shape[1]:
+    if domain.window.col_stop < domain.scene_shape[1]:
         goes_on[np.maximum(labels[:, -2], 0)] = True
     goes_on[0] = False
 
-    owners = hands.ravel()
-    open_darts = np.flatnonzero((owners > 0) & goes_on[np.maximum(owners, 0)])
-    closed_darts = np.flatnonzero((owners > 0) & ~goes_on[np.maximum(owners, 0)])
-    kept = np.zeros(len(arcs), np.bool_)
-    kept[open_darts >> 1] = True
+    owners = np.maximum(traced.hands.ravel(), 0)
+    going_on = np.flatnonzero(goes_on[owners])
+    closed = np.flatnonzero((owners > 0) & ~goes_on[owners])
+    kept = np.zeros(len(simplified), np.bool_)
+    kept[going_on >> 1] = True
     place = np.cumsum(kept) - 1
     chosen = np.flatnonzero(kept)
     vertices, offsets = take_ragged(simplified.offsets, chosen)
@@ -218,38 +214,36 @@ def share_out(  # noqa: PLR0913
     fragment = Fragment(
         arcs=Arcs(simplified.coords[vertices], offsets),
         finished=finished[chosen],
-        stops=stops[chosen],
+        stops=traced.stops[chosen],
         darts=Darts(
-            dart=2 * place[open_darts >> 1] + (open_darts & 1),
-            owner=instances.id[owners[open_darts]],
-            start=keys[0][open_darts],
-            following=keys[1][open_darts],
+            dart=2 * place[going_on >> 1] + (going_on & 1),
+            owner=instances.id[owners[going_on]],
+            start=traced.start[going_on],
+            following=traced.following[going_on],
         ),
         instances=instances.take(shared),
         histograms=histograms.take(shared),
-        obstacles=_obstacles(arcs, finished, window, scene_shape, reach_px),
+        obstacles=_obstacles(traced.arcs, finished, domain),
     )
-    order = np.argsort(keys[0][closed_darts])
-    following = order[np.searchsorted(keys[0][closed_darts], keys[1][closed_darts], sorter=order)]
+    order = np.argsort(traced.start[closed])
+    following = order[np.searchsorted(traced.start[closed], traced.following[closed], sorter=order)]
     return Share(
-        closed=np.unique(owners[closed_darts]).astype(np.int64),
-        darts=closed_darts,
+        closed=np.unique(owners[closed]).astype(np.int64),
+        darts=closed,
         following=following,
-        owner=instances.id[owners[closed_darts]],
+        owner=instances.id[owners[closed]],
         fragment=fragment,
     )
 
 
-def _obstacles(
-    arcs: Arcs, finished: Bools, window: Window, scene_shape: tuple[int, int], reach_px: int
-) -> Coords:
+def _obstacles(arcs: Arcs, finished: Bools, domain: Domain) -> Coords:
     """Corners of finished arcs that are near the outline, or near an unfinished arc."""
-    if reach_px == 0 or len(arcs) == 0:
+    if domain.reach_px == 0 or len(arcs) == 0:
         return np.zeros((0, 2), np.int32)
-    low, high = _inner(window, scene_shape, reach_px)
-    near = _near_unfinished(
-        arcs.coords, arcs.offsets, finished, 2 * window.col_off, 2 * window.row_off, window.width, window.height, reach_px
-    )
+    low, high = _inner(domain)
+    window = domain.window
+    shape, offset = (window.height, window.width), (window.row_off, window.col_off)
+    near = _near_unfinished(arcs.coords, arcs.offsets, finished, shape, offset, domain.reach_px)
     corners = arcs.coords[np.repeat(finished, np.diff(arcs.offsets))]
     near |= ((corners <= low) | (corners >= high)).any(axis=1)
     return corners[near]
@@ -257,11 +251,12 @@ def _obstacles(
 
 @numba.njit(cache=True, nogil=True)
 def _near_unfinished(
-    coords: Coords, offsets: Ints, finished: Bools, left: int, top: int, width: int, height: int, reach: int
+    coords: Coords, offsets: Ints, finished: Bools, shape: tuple[int, int], offset: tuple[int, int], reach_px: int
 ) -> Bools:
     """For each corner of the finished arcs, whether an unfinished one comes near: by square cells, so roughly."""
-    cell = 2 * max(reach, 8)
-    rows, cols = 2 * height // cell + 3, 2 * width // cell + 3
+    cell = 2 * max(reach_px, 8)
+    top, left = 2 * offset[0], 2 * offset[1]
+    rows, cols = 2 * shape[0] // cell + 3, 2 * shape[1] // cell + 3
     marked = np.zeros((rows, cols), np.bool_)
     finished_corners = 0
     for arc in range(finished.size):
@@ -377,7 +372,7 @@ class Joiner:
         new = Arcs(simplified.coords[: simplified.offsets[len(whole)]], simplified.offsets[: len(whole) + 1])
         self._arcs = _concatenate([self._arcs, new])
         self._ready = np.concatenate([self._ready, np.ones(len(whole), np.bool_)])
-        self._stops = np.concatenate([self._stops, np.full(len(whole), _WHOLE, np.uint8)])
+        self._stops = np.concatenate([self._stops, np.full(len(whole), WHOLE, np.uint8)])
         # a joined arc is brought by the dart of its first part in the dart's direction; the other parts add nothing
         new_dart = np.full(2 * first_new, -2, np.int64)
         whose = np.repeat(np.arange(len(whole)), np.diff(chain_offsets))
@@ -539,10 +534,9 @@ def _join_lines(
                 col, row = coords[vertex, 0], coords[vertex, 1]
                 if step == 0 and used > first:
                     continue  # where it was cut: the last vertex of the part before
-                straight = used > first + 1 and (
-                    (lines[used - 2, 0] == lines[used - 1, 0] == col) or (lines[used - 2, 1] == lines[used - 1, 1] == row)
-                )
-                used -= straight
+                if used > first + 1:  # nor is it a vertex on a straight stretch
+                    before, last = lines[used - 2], lines[used - 1]
+                    used -= (before[0] == last[0] == col) or (before[1] == last[1] == row)
                 lines[used, 0], lines[used, 1] = col, row
                 used += 1
         if is_loop[number]:
@@ -582,7 +576,7 @@ def _runs_backwards(line: Coords) -> bool:
         return bool(line[0, 1] > line[-1, 1])
     if line[0, 0] != line[-1, 0]:
         return bool(line[0, 0] > line[-1, 0])
-    return _direction(line[0], line[1]) > _direction(line[-1], line[-2])
+    return bool(_direction(line[0], line[1]) > _direction(line[-1], line[-2]))
 
 
 @numba.njit(cache=True, nogil=True)

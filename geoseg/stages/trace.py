@@ -32,17 +32,15 @@ arithmetic on coordinates, and are the same for any cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
 from geoseg.lattice import Window
-from geoseg.rings import Arcs, Columns
+from geoseg.rings import Boundaries
 
-__all__ = ["Boundaries", "trace_chunk"]
+__all__ = ["trace_chunk"]
 
 # Directions. Four pixels and four cracks meet at a corner; seen from it, crack d leads in direction d.
 EAST, SOUTH, WEST, NORTH = 0, 1, 2, 3
@@ -56,42 +54,6 @@ ALL_CRACKS = 15
 SADDLES = {1: (True, False), 2: (False, True), 4: (True, True)}
 
 _STOP_EVERY = 4096
-_WHOLE = 3  # both ends of an arc are stops
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Boundaries(Columns):
-    """The arcs of one chunk that have an instance on at least one hand.
-
-    Attributes:
-        coords: int32 ``(vertices, 2)``, see :class:`Arcs`: the arc's ends and turning corners.
-        offsets: int64 ``(arcs + 1,)``.
-        right: int32 ``(arcs,)``, label on the right hand when walked forwards; no instance where it is not above 0.
-        left: int32 ``(arcs,)``, on the left.
-        stops: uint8 ``(arcs,)``: 1 if the arc starts at a stop, plus 2 if it ends at one; 3 for a loop. Elsewhere it is
-            cut by the chunk's outline.
-        start: int64 ``(2 * arcs,)``, by dart the key of its first crack: ``4 * corner + direction``, with corner =
-            ``row * (scene width + 1) + col``.
-        following: int64 ``(2 * arcs,)``, by dart the key of the crack that follows its last one.
-    """
-
-    coords: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    right: NDArray[np.int32]
-    left: NDArray[np.int32]
-    stops: NDArray[np.uint8]
-    start: NDArray[np.int64]
-    following: NDArray[np.int64]
-
-    @property
-    def arcs(self) -> Arcs:
-        """The arcs alone."""
-        return Arcs(self.coords, self.offsets)
-
-    @property
-    def whole(self) -> NDArray[np.bool_]:
-        """Which arcs are not cut by the chunk's outline."""
-        return self.stops == _WHOLE
 
 
 def trace_chunk(labels: NDArray[np.int32], window: Window, scene_shape: tuple[int, int]) -> Boundaries:
@@ -119,7 +81,7 @@ def trace_chunk(labels: NDArray[np.int32], window: Window, scene_shape: tuple[in
     )
     outline = _outline(shape)
     corners.ravel()[outline] |= OUTLINE
-    coords, offsets, right, left, stops, start, following = _walk_all(
+    coords, offsets, hands, stops, start, following = _walk_all(
         labels,
         corners,
         np.flatnonzero(corners & STOP),
@@ -132,8 +94,7 @@ def trace_chunk(labels: NDArray[np.int32], window: Window, scene_shape: tuple[in
     return Boundaries(
         coords=coords,
         offsets=offsets,
-        right=right,
-        left=left,
+        hands=hands,
         stops=stops,
         start=_scene_keys(start, shape[1], window, scene_shape),
         following=_scene_keys(following, shape[1], window, scene_shape),
@@ -213,7 +174,7 @@ def _corner_bytes(
 @numba.njit(cache=True, nogil=True)
 def _walk_all(
     labels: NDArray[np.int32],
-    corner_bytes: NDArray[np.uint8],
+    corners: NDArray[np.uint8],
     stop_corners: NDArray[np.int64],
     outline: NDArray[np.int64],
     loop_corners: NDArray[np.int64],
@@ -224,7 +185,6 @@ def _walk_all(
     NDArray[np.int32],
     NDArray[np.int64],
     NDArray[np.int32],
-    NDArray[np.int32],
     NDArray[np.uint8],
     NDArray[np.int64],
     NDArray[np.int64],
@@ -233,102 +193,124 @@ def _walk_all(
 
     Args:
         labels: padded.
-        corner_bytes: of :func:`_corner_bytes`; walked cracks are marked there.
+        corners: bytes of :func:`_corner_bytes`; walked cracks are marked there.
         stop_corners: flat indices, ascending; so are the following.
         outline: corners on the chunk's outline.
         loop_corners: corners with just a crack to the east and one to the south: the least one of a loop is one.
         turns: number of turning corners.
         at_end: whether the chunk ends at the scene's last row, and at its last column.
         offset: row and column of the scene of the padded labels' first pixel.
+
+    Returns:
+        coords, offsets, labels on both hands, stops, and by dart its start and what follows.
     """
-    stride = labels.shape[1]
-    flat, corners = labels.ravel(), corner_bytes.ravel()
-    last = (labels.shape[0] - 2 + at_end[0], stride - 2 + at_end[1])
+    rows, stride = labels.shape
+    flat = labels.ravel()
+    ours = (rows - 2 + at_end[0], stride - 2 + at_end[1])
     most = 2 * stop_corners.size + outline.size + turns // 4 + 1
     coords = np.empty((turns + 2 * most, 2), np.int32)
     offsets = np.zeros(most + 1, np.int64)
     hands = np.empty((most, 2), np.int32)
     stops = np.empty(most, np.uint8)
-    start, following = np.empty((most, 2), np.int64), np.empty((most, 2), np.int64)
-    moves = (1, stride, -1, -stride)
+    start, following = np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
     count = 0
-    for phase in range(3):
-        firsts = stop_corners if phase == 0 else outline if phase == 1 else loop_corners
+    for phase, firsts in enumerate((stop_corners, outline, loop_corners)):
         for first in firsts:
-            byte = corners[first]
-            if phase == 1 and byte & STOP:
-                continue
+            byte = corners.flat[first]
             for heading in range(4 if phase < 2 else 1):
-                if not CRACKS[byte & CODE] >> heading & 1:
+                if not _starts_here(corners, first, heading, phase, ours):
                     continue
-                row, col = first // stride, first % stride
-                if not _is_ours(row, col, heading, last, stride, labels.shape[0]):
+                home = first if phase == 2 else -1
+                corner, ahead, used = _follow(corners, first, heading, home, ours, offset, coords, offsets[count])
+                hands[count, 0] = flat[_right_ahead(first, heading, stride)]
+                hands[count, 1] = flat[_right_ahead(first, (heading + 3) & 3, stride)]
+                if hands[count, 0] <= 0 and hands[count, 1] <= 0:
                     continue
-                # an outline corner in the middle of an arc of this chunk is no cut
-                if phase == 1 and _is_ours(row, col, _other(byte, heading), last, stride, labels.shape[0]):
-                    continue
-                here = first + moves[heading] * (heading >= 2)
-                mark = np.uint8(WALKED_EAST if heading & 1 == 0 else WALKED_SOUTH)
-                if corners[here] & mark:
-                    continue
-                right, left = flat[_right_ahead(first, heading, stride)], flat[_right_ahead(first, (heading + 3) & 3, stride)]
-                used = offsets[count]
-                coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
-                used += 1
-                corner, ahead = first, heading
-                ends_at_stop = 2
-                while True:
-                    mark = np.uint8(WALKED_EAST if ahead & 1 == 0 else WALKED_SOUTH)
-                    if ahead < 2:
-                        corners[corner] |= mark
-                        corner += moves[ahead]
-                    else:
-                        corner += moves[ahead]
-                        corners[corner] |= mark
-                    row += ROW_STEP[ahead]
-                    col += COL_STEP[ahead]
-                    code = corners[corner]
-                    if code & STOP or (phase == 2 and corner == first):
-                        break
-                    turn = TURNS[code & CODE, ahead]
-                    if code & OUTLINE and not _is_ours(row, col, (ahead + turn) & 3, last, stride, labels.shape[0]):
-                        ends_at_stop = 0
-                        break
-                    if turn:
-                        coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
-                        used += 1
-                        ahead = (ahead + turn) & 3
-                coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
-                used += 1
-                if right <= 0 and left <= 0:
-                    continue
-                back, home = (ahead + 2) & 3, (heading + 2) & 3
-                start[count, 0], start[count, 1] = 4 * first + heading, 4 * corner + back
-                following[count, 0] = 4 * corner + ((ahead + TURNS[corners[corner] & CODE, ahead]) & 3)
-                following[count, 1] = 4 * first + ((home + TURNS[byte & CODE, home]) & 3)
-                hands[count, 0], hands[count, 1] = right, left
-                stops[count] = (phase != 1) | ends_at_stop
+                end = corners.flat[corner]
+                back, from_back = (ahead + 2) & 3, (heading + 2) & 3
+                start[2 * count], start[2 * count + 1] = 4 * first + heading, 4 * corner + back
+                following[2 * count] = 4 * corner + ((ahead + TURNS[end & CODE, ahead]) & 3)
+                following[2 * count + 1] = 4 * first + ((from_back + TURNS[byte & CODE, from_back]) & 3)
+                stops[count] = (phase != 1) | 2 * (phase == 2 or end & STOP != 0)
                 count += 1
                 offsets[count] = used
     return (
         coords[: offsets[count]].copy(),
         offsets[: count + 1].copy(),
-        hands[:count, 0].copy(),
-        hands[:count, 1].copy(),
+        hands[:count].copy(),
         stops[:count].copy(),
-        start[:count].copy().ravel(),
-        following[:count].copy().ravel(),
+        start[: 2 * count].copy(),
+        following[: 2 * count].copy(),
     )
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_ours(row: int, col: int, heading: int, last: tuple[int, int], stride: int, rows: int) -> bool:
-    """Whether the crack that leaves a corner belongs to this chunk; ``last``: last row and column of its cracks."""
+def _starts_here(corners: NDArray[np.uint8], first: int, heading: int, phase: int, ours: tuple[int, int]) -> bool:
+    """Whether an arc that nobody walked yet leaves a corner in a direction."""
+    rows, stride = corners.shape
+    byte = corners.flat[first]
+    if not CRACKS[byte & CODE] >> heading & 1 or (phase == 1 and byte & STOP):
+        return False
+    row, col = first // stride, first % stride
+    if not _is_ours(row, col, heading, ours, (rows, stride)):
+        return False
+    # a corner on the outline cuts an arc only where its other crack belongs to another chunk
+    if phase == 1 and _is_ours(row, col, _other(byte, heading), ours, (rows, stride)):
+        return False
+    crack = first - (heading == WEST) - stride * (heading == NORTH)
+    return not corners.flat[crack] & (WALKED_SOUTH if heading & 1 else WALKED_EAST)
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow(
+    corners: NDArray[np.uint8],
+    first: int,
+    heading: int,
+    home: int,
+    ours: tuple[int, int],
+    offset: tuple[int, int],
+    coords: NDArray[np.int32],
+    used: int,
+) -> tuple[int, int, int]:
+    """Follow cracks to the next stop, out of the chunk, or home; write vertices and mark cracks.
+
+    Returns:
+        the corner reached, the heading there, and the number of vertices used.
+    """
+    shape = corners.shape
+    moves = (1, shape[1], -1, -shape[1])
+    row, col = first // shape[1], first % shape[1]
+    corner = first
+    coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
+    used += 1
+    while True:
+        crack = corner if heading < 2 else corner + moves[heading]
+        corners.flat[crack] |= np.uint8(WALKED_SOUTH if heading & 1 else WALKED_EAST)
+        corner += moves[heading]
+        row += ROW_STEP[heading]
+        col += COL_STEP[heading]
+        byte = corners.flat[corner]
+        if byte & STOP or corner == home:
+            break
+        turn = TURNS[byte & CODE, heading]
+        if byte & OUTLINE and not _is_ours(row, col, (heading + turn) & 3, ours, shape):
+            break
+        if turn:
+            coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
+            used += 1
+            heading = (heading + turn) & 3
+    coords[used, 0], coords[used, 1] = 2 * (col + offset[1]), 2 * (row + offset[0])
+    return corner, heading, used + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_ours(row: int, col: int, heading: int, ours: tuple[int, int], shape: tuple[int, int]) -> bool:
+    """Whether the crack that leaves a corner belongs to this chunk; ``ours``: last row and column of its cracks."""
     row -= heading == NORTH
     col -= heading == WEST
     if heading & 1:  # the crack south of corner (row, col)
-        return 1 <= row <= rows - 2 and 1 <= col <= last[1]
-    return 1 <= row <= last[0] and 1 <= col <= stride - 2
+        return 1 <= row <= shape[0] - 2 and 1 <= col <= ours[1]
+    return 1 <= row <= ours[0] and 1 <= col <= shape[1] - 2
 
 
 @numba.njit(cache=True, nogil=True)
