@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from affine import Affine
 from hypothesis import HealthCheck, settings
 from rasterio.enums import ColorInterp, Resampling
 
-from geoseg.rings import Polygons, offsets_of
+from geoseg.lattice import Window
+from geoseg.rings import Arcs, Boundaries, Polygons, offsets_of, take_ragged
+from geoseg.settings import SimplifyMethod
+from geoseg.stages.assemble import Rings, assemble
+from geoseg.stages.confidence import count_confidence
+from geoseg.stages.instances import find_faces, label_chunk, merge_faces
+from geoseg.stages.join import Domain, Instances, Joiner, Share, finished_arcs, share_out
+from geoseg.stages.simplify import reach_px, simplify_arcs
+from geoseg.stages.trace import trace_chunk
 
 # deadlines are for quiet machines; the first example of a test also pays for compiling its kernel
 settings.register_profile("geoseg", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -100,3 +109,138 @@ def as_polygons() -> Callable[..., Polygons]:
         )
 
     return make
+
+
+def cut_into_windows(shape: tuple[int, int], chunk: int | tuple[int, int]) -> list[list[Window]]:
+    """Rows of windows of chunks of (rows, cols), or of one side, over a scene."""
+    rows, cols = shape
+    chunk_rows, chunk_cols = (chunk, chunk) if isinstance(chunk, int) else chunk
+    return [
+        [
+            Window(col, row, min(chunk_cols, cols - col), min(chunk_rows, rows - row))
+            for col in range(0, cols, chunk_cols)
+        ]
+        for row in range(0, rows, chunk_rows)
+    ]
+
+
+def merge_by_id(parts: Sequence[Polygons]) -> Polygons:
+    """All polygons of some parts, sorted by id."""
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("coords", "id", "code", "area_px", "confidence", "confidence_p10", "edge")
+    }
+    ring_offsets = offsets_of(np.concatenate([np.diff(part.ring_offsets) for part in parts]))
+    polygon_offsets = offsets_of(np.concatenate([np.diff(part.polygon_offsets) for part in parts]))
+    order = np.argsort(columns["id"])
+    rings, polygon_offsets = take_ragged(polygon_offsets, order)
+    vertices, ring_offsets = take_ragged(ring_offsets, rings)
+    coords = columns.pop("coords")[vertices]
+    return Polygons(coords, ring_offsets, polygon_offsets, **{name: values[order] for name, values in columns.items()})
+
+
+class Piece(NamedTuple):
+    """What one chunk gives."""
+
+    window: Window
+    labels: np.ndarray
+    traced: Boundaries
+    share: Share
+    polygons: Polygons
+
+
+@dataclass(frozen=True)
+class VectorHalf:
+    """From a mask to its polygons, in chunks, as the engine goes but without files."""
+
+    tolerance: float = 0.0
+    method: SimplifyMethod = "visvalingam"
+    smooth: bool = False
+    keep_straight: bool | None = None
+
+    @property
+    def reach(self) -> int:
+        return reach_px(self.tolerance, self.method) if self.tolerance else 0
+
+    def simplify(self, arcs: Arcs, chosen: np.ndarray, obstacles: np.ndarray) -> Arcs:
+        if not (self.tolerance or self.smooth):
+            return arcs
+        return simplify_arcs(
+            arcs, chosen, obstacles, tolerance_px=self.tolerance, method=self.method, smooth=self.smooth
+        )
+
+    def assemble(self, arcs: Arcs, darts: np.ndarray, following: np.ndarray, owner: np.ndarray) -> Rings:
+        straight = bool(self.tolerance or self.smooth) if self.keep_straight is None else self.keep_straight
+        return assemble(arcs, darts, following, owner, keep_straight=straight)
+
+    def joiner(self, width: int) -> Joiner:
+        return Joiner(self.simplify, self.assemble, self.reach, width)
+
+    def pieces(
+        self,
+        mask: np.ndarray,
+        confidence: np.ndarray | None = None,
+        chunk: int | tuple[int, int] = 64,
+        parent: np.ndarray | None = None,
+    ) -> list[list[Piece]]:
+        """What each chunk gives, rows of chunks from top to bottom."""
+        shape = mask.shape
+        windows = cut_into_windows(shape, chunk)
+
+        def of(array: np.ndarray | None, window: Window) -> np.ndarray | None:
+            return None if array is None else array[window.slices()]
+
+        merge = merge_faces(
+            [find_faces(mask[w.slices()], of(parent, w), w, shape) for in_row in windows for w in in_row], shape
+        )
+
+        def piece(window: Window) -> Piece:
+            labels = label_chunk(of(mask, window), of(parent, window), merge.border(window), window, shape)
+            histograms = count_confidence(labels.labels, of(confidence, window), labels.area_px)
+            traced = trace_chunk(labels.labels, window, shape)
+            domain = Domain(window, shape, self.reach)
+            finished = finished_arcs(traced, domain)
+            simplified = self.simplify(traced.arcs, finished, np.zeros((0, 2), np.int32))
+            instances = Instances(labels.id, labels.code, labels.area_px, labels.edge)
+            share = share_out(traced, simplified, finished, labels.labels, instances, histograms, domain)
+            coords, rings, polygons, ids = self.assemble(simplified, share.darts, share.following, share.owner)
+            order = share.closed[np.argsort(labels.id[share.closed])]
+            assert np.array_equal(labels.id[order], ids)
+            mean, p10 = histograms.take(order).summary()
+            columns = labels.code[order], labels.area_px[order], mean, p10, labels.edge[order]
+            return Piece(window, labels.labels, traced, share, Polygons(coords, rings, polygons, ids, *columns))
+
+        return [[piece(window) for window in in_row] for in_row in windows]
+
+    def join(self, pieces: Sequence[Sequence[Piece]], shape: tuple[int, int]) -> Polygons:
+        """All polygons, sorted by id."""
+        joiner = self.joiner(shape[1])
+        parts = [piece.polygons for in_row in pieces for piece in in_row]
+        for in_row in pieces:
+            row_stop = in_row[0].window.row_stop
+            fragments = [piece.share.fragment for piece in in_row]
+            parts.append(joiner.add(fragments, row_stop, last=row_stop == shape[0]))
+        return merge_by_id(parts)
+
+
+def vectorize_in_chunks(
+    mask: np.ndarray,
+    confidence: np.ndarray | None = None,
+    chunk: int | tuple[int, int] = 64,
+    *,
+    parent: np.ndarray | None = None,
+    **options: Any,
+) -> Polygons:
+    """All polygons of a mask, made in chunks of (rows, cols) or of one side, sorted by id."""
+    half = VectorHalf(**options)
+    return half.join(half.pieces(mask, confidence, chunk, parent), mask.shape)
+
+
+@pytest.fixture(scope="session")
+def vector_half() -> type[VectorHalf]:
+    return VectorHalf
+
+
+@pytest.fixture(scope="session")
+def vectorize() -> Callable[..., Polygons]:
+    return vectorize_in_chunks
