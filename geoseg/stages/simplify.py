@@ -1,248 +1,535 @@
-"""Simplify all polygons of a scene together: every shared boundary once, in whole pixels, without gaps or crossings.
+"""Simplify boundaries, each once and each on its own: neighbours still fit, and nothing ever crosses.
 
-The boundaries are cut at junctions, the corners where three or more of them meet, into *arcs*. Two neighbours share an
-arc; it is simplified once and put back into both, so they still fit. An arc loses vertices by Visvalingam and Whyatt's
-rule: again and again the one whose triangle with its two neighbours is smallest (M. Visvalingam, J. D. Whyatt, *Line
-generalisation by repeated elimination of points*, The Cartographic Journal 30, 1993). A vertex may only go if no vertex
-of any boundary lies in its triangle: then the new edge crosses and touches nothing, and the coverage stays valid. That
-is the rule of GEOS' coverage simplifier too (M. Davis, ``CoverageSimplifier``).
+An *arc* is simplified from itself and from the *foreign corners* near it alone, that is, the original corners of all
+other boundaries, never from what became of them. So the order of arcs does not matter, nor in which chunk an arc is
+simplified, as long as all corners within :func:`reach_px` of it are there.
 
-Vertices stay on pixel corners, so all tests are exact integers; and since an affine map scales all triangles alike, the
-outcome on the ground is the same as if it had been computed there.
+Two rules are on offer. *Visvalingam*: again and again the vertex goes whose triangle with its two neighbours is
+smallest (M. Visvalingam, J. D. Whyatt, *Line generalisation by repeated elimination of points*, The Cartographic
+Journal 30, 1993), while the line stays near what it stands for. *Douglas-Peucker*: a chord stands for a piece of an arc
+that is near it; else the piece is cut at its farthest vertex (D. H. Douglas, T. K. Peucker, *Algorithms for the
+reduction of the number of points required to represent a digitized line or its caricature*, The Canadian Cartographer
+10, 1973).
+
+Why nothing crosses. A chord replaces a piece of an arc by way of triangles, and is refused if a foreign corner lies in
+one of them, rim included. So no foreign corner lies in a face between chord and piece about which the two wind. An
+original foreign edge crosses neither the piece nor, being straight, the chord twice; if it crossed the chord it would
+end in such a face, at a foreign corner. So it does not cross. A chord of another arc that crossed this one would enter
+such a face too; it cannot leave through the piece (an original edge, see above), so it would end there, at a foreign
+corner. Within an arc, vertices of its own stand in the way in the same manner.
+
+Why no two arcs between the same ends become the same chord: then the faces between each and the chord are apart (one
+would else hold corners of the other), so all along the chord one arc lies on its left and the other on its right, and
+their signed areas against it differ in sign. Hence an arc on the left may become its chord; one on the right may not,
+unless no foreign corner is so near that another arc could. A chord along a row or column may be an edge of the other
+arc, without corners; it is for straight arcs only.
+
+Coordinates are integers, so all decisions are exact, and an affine map scales all triangles alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
-from geoseg.rings import Polygons, offsets_of
+from geoseg.rings import Arcs
+from geoseg.settings import SimplifyMethod
 
-__all__ = ["simplify_polygons"]
+__all__ = ["reach_px", "simplify_arcs"]
 
 Ints = NDArray[np.int64]
+Corners = tuple[NDArray[np.int32], Ints]  # tiles, bits: see below
 
-_SLACK = 1.001  # a tolerance that is one pixel but for rounding is one pixel
+_SLACK = 1.0005  # a tolerance that is one pixel but for rounding is one pixel
 
 
-def simplify_polygons(polygons: Polygons, tolerance_px: float) -> Polygons:
-    """Simplify the polygons of a whole scene; neighbours still fit.
+def reach_px(tolerance_px: float, method: SimplifyMethod) -> int:
+    """How near to an arc a corner must be to matter to it, in pixels; corners at this distance or farther never do.
 
-    Junctions stay where they are, no polygon or hole vanishes, and a closed boundary keeps at least four vertices (so
-    that a single pixel stays a square). The first vertex of a ring may be another one than before.
+    A chord is never farther from its piece than 2 (Visvalingam) or 1 (Douglas-Peucker) tolerances, and the triangles
+    between them no farther from the piece than twice that. Smoothing adds at most half a pixel.
 
     Args:
-        polygons: all instances of all classes together, as traced.
-        tolerance_px: pixels, >= 0. A vertex goes while its triangle is no larger than ``tolerance_px ** 2``. For a
-            tolerance on the ground divide by the square root of a pixel's area there.
+        tolerance_px: pixels, >= 0.
+        method: the rule.
+    """
+    return math.floor(2 * _bound_px(tolerance_px, method) + 0.5) + 1
+
+
+def _bound_px(tolerance_px: float, method: SimplifyMethod) -> float:
+    """How far a chord may be from the vertices it stands for."""
+    return tolerance_px * _SLACK * (2 if method == "visvalingam" else 1)
+
+
+def simplify_arcs(
+    arcs: Arcs,
+    chosen: NDArray[np.bool_],
+    obstacles: NDArray[np.int32],
+    *,
+    tolerance_px: float,
+    method: SimplifyMethod,
+    smooth: bool,
+) -> Arcs:
+    """Thin the chosen arcs; what is left of one depends on it and on the corners within :func:`reach_px` of it only.
+
+    Ends stay where they are. A loop keeps its first vertex and at least four distinct ones (so that a single pixel
+    stays a square), and no two arcs become one.
+
+    Visvalingam: a vertex goes while its triangle is no larger than ``tolerance_px ** 2``, ties by place along the arc,
+    and every vertex of the arc stays within ``2 * tolerance_px`` of the edge that stands for it. Douglas-Peucker: every
+    vertex stays within ``tolerance_px``. For a tolerance on the ground divide by the square root of a pixel's area.
+
+    Smoothing takes the stairs out of slopes before that: wherever an edge lies between two edges of one pixel that turn
+    off it to different sides, the line runs from the midpoint of the one to the midpoint of the other instead. It
+    passes the edge at its midpoint, so that the area on both sides stays exactly the same.
+
+    Args:
+        arcs: every arc once, in one orientation whatever the chunk. Vertices are the corners where it turns, and its
+            ends; even half pixels. Two arcs, or two places of one, meet in ends only.
+        chosen: bool ``(arcs,)``: complete arcs to simplify. The others come back as they are.
+        obstacles: int32 ``(n, 2)``, more corners, (col, row) in half pixels; repeats do no harm.
+        tolerance_px: pixels, >= 0.
+        method: the rule.
+        smooth: whether to take out stairs; vertices may then lie on odd half pixels.
 
     Returns:
-        The same polygons and rings in the same order, with fewer vertices.
+        The same arcs in the same order, with fewer vertices.
 
     Raises:
         InputError: a negative or infinite tolerance.
     """
     if not 0 <= tolerance_px < np.inf:
         raise InputError(f"a simplification tolerance of {tolerance_px} px; give a length >= 0")
-    coords, offsets = polygons.coords, polygons.ring_offsets
-    if len(coords) == 0:
-        return polygons
-    arcs = _cut_at_junctions(polygons.junction, offsets)
-    twins = _pair(coords, arcs)
-    leads = np.flatnonzero((twins < 0) | (twins > np.arange(twins.size)))
-    kept = np.ones(len(coords), np.bool_)
-    cell, cells_across, cell_offsets, in_cell = _index(coords, arcs[leads])
-    _thin_arcs(
-        coords,
-        arcs[leads],
-        _least_inner_vertices(coords, arcs[leads]),
-        int(min(2 * tolerance_px**2 * _SLACK, 2**30)),
-        kept,
-        (cell, cells_across, cell_offsets, in_cell),
-    )
-    followers = leads[twins[leads] >= 0]
-    _copy_reversed(kept, arcs[followers], arcs[twins[followers]])
-    kept[offsets[1:] - 1] = True  # every ring is closed by a vertex, be it another one
-    new_offsets = offsets_of(np.add.reduceat(kept, offsets[:-1], dtype=np.int64))
-    new_coords, new_junction = _take_kept(coords, polygons.junction, offsets, kept, new_offsets)
-    return replace(polygons, coords=new_coords, junction=new_junction, ring_offsets=new_offsets)
+    if not chosen.any() or (tolerance_px == 0 and not smooth):
+        return arcs
+    # Without midpoints pixel corners are the lattice, with them half pixels: a lattice step is 1 << shift half pixels.
+    shift = 0 if smooth else 1
+    everywhere = [points for points in (arcs.coords, obstacles) if len(points)]
+    low = np.min([points.min(axis=0) for points in everywhere], axis=0).astype(np.int64)
+    high = np.max([points.max(axis=0) for points in everywhere], axis=0).astype(np.int64)
+    tiles = np.zeros(((high - low >> shift + 6) + 1)[::-1], np.int32)
+    for points in everywhere:
+        _mark_tiles(points, low, shift, tiles)
+    bits = np.zeros((_number_tiles(tiles) + 1) * 64, np.int64)
+    for points in everywhere:
+        _put_all(points, low, shift, (tiles, bits))
+    steps_per_px = 2 >> shift
+    largest = min(2 * (steps_per_px * tolerance_px * _SLACK) ** 2, 2**30)  # twice the largest triangle that goes
+    bound = steps_per_px * _bound_px(tolerance_px, method)
+    rules = (int(largest), bound, method == "visvalingam")
+    return Arcs(*_simplify(arcs.coords, arcs.offsets, chosen, (low, shift), rules, (tiles, bits)))
 
 
-# An arc is a row of four numbers: the first vertex of its ring, the number of the ring's distinct vertices, the arc's
-# first vertex counted from there, and its number of edges. Its vertex i is the ring's (first + i) % distinct.
+# The set of all corners, as bits: a triangle of a few pixels is tested in a few words. The lattice is cut into tiles of
+# 64 x 64; ``tiles`` (rows, cols) numbers those that hold corners, 0 is one without any; each has 64 words, one a row.
 
 
 @numba.njit(cache=True, nogil=True)
-def _vertex(arc: Ints, i: int) -> int:
-    """Index of an arc's vertex i."""
-    place = arc[2] + i
-    return int(arc[0] + (place if place < arc[1] else place - arc[1]))
-
-
-def _cut_at_junctions(junction: NDArray[np.uint8], offsets: Ints) -> Ints:
-    """Arcs of all rings, int64 (n, 4). A ring without junctions is one arc, from its first vertex round to itself."""
-    begins, distinct = offsets[:-1], np.diff(offsets) - 1
-    cuts = junction > 0
-    cuts[offsets[1:] - 1] = False  # the first vertex again
-    cuts[begins[np.add.reduceat(cuts, begins, dtype=np.int64) == 0]] = True
-    starts = np.flatnonzero(cuts)
-    ring = np.searchsorted(begins, starts, side="right") - 1
-    following = np.append(starts[1:], 0)
-    # the last arc of a ring ends where its first one begins
-    last = np.append(ring[1:] != ring[:-1], True)
-    following[last] = starts[np.searchsorted(ring, ring[last])] + distinct[ring[last]]
-    return np.stack([begins[ring], distinct[ring], starts - begins[ring], following - starts], axis=1)
+def _mark_tiles(points: NDArray[np.int32], low: Ints, shift: int, tiles: NDArray[np.int32]) -> None:
+    """Set to 1 the tiles that hold points."""
+    for i in range(points.shape[0]):
+        tiles[(points[i, 1] - low[1]) >> (shift + 6), (points[i, 0] - low[0]) >> (shift + 6)] = 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _crack(coords: NDArray[np.int32], here: int, there: int, across: int) -> int:
-    """Key of the crack that leads from one vertex towards the next: corner * 4 + direction."""
-    if coords[here, 1] == coords[there, 1]:
-        direction = 0 if coords[there, 0] > coords[here, 0] else 2
-    else:
-        direction = 1 if coords[there, 1] > coords[here, 1] else 3
-    return int(np.int64(coords[here, 1]) * across + coords[here, 0]) * 4 + direction
+def _number_tiles(tiles: NDArray[np.int32]) -> int:
+    """Number the marked tiles from 1; returns how many there are."""
+    count = 0
+    for row in range(tiles.shape[0]):
+        for col in range(tiles.shape[1]):
+            if tiles[row, col]:
+                count += 1
+                tiles[row, col] = count
+    return count
 
 
 @numba.njit(cache=True, nogil=True)
-def _end_cracks(coords: NDArray[np.int32], arcs: Ints, across: int) -> Ints:
-    """Of every arc (n, 2) the crack it begins with, and the one that leads back from its end."""
-    keys = np.empty((arcs.shape[0], 2), np.int64)
-    for i in range(arcs.shape[0]):
-        arc = arcs[i]
-        keys[i, 0] = _crack(coords, _vertex(arc, 0), _vertex(arc, 1), across)
-        keys[i, 1] = _crack(coords, _vertex(arc, arc[3]), _vertex(arc, arc[3] - 1), across)
-    return keys
+def _put_all(points: NDArray[np.int32], low: Ints, shift: int, corners: Corners) -> None:
+    """Put points into the set."""
+    for i in range(points.shape[0]):
+        _put(corners, (points[i, 0] - low[0]) >> shift, (points[i, 1] - low[1]) >> shift)
 
 
-def _pair(coords: NDArray[np.int32], arcs: Ints) -> Ints:
-    """Of every arc the one that runs the other way on its left-hand side, or -1 where nothing is traced there."""
-    keys = _end_cracks(coords, arcs, int(coords[:, 0].max()) + 1)
-    order = np.argsort(keys[:, 0])
-    starts = keys[order, 0]
-    place = np.minimum(np.searchsorted(starts, keys[:, 1]), starts.size - 1)
-    return np.where(starts[place] == keys[:, 1], order[place], -1)
+@numba.njit(cache=True, nogil=True)
+def _put(corners: Corners, x: int, y: int) -> None:
+    """Put one point into the set."""
+    tiles, bits = corners
+    bits[(np.int64(tiles[y >> 6, x >> 6]) << 6) + (y & 63)] |= np.int64(1) << (x & 63)
 
 
-def _least_inner_vertices(coords: NDArray[np.int32], arcs: Ints) -> Ints:
-    """How many vertices between its ends each arc must keep, so that no ring collapses.
+@numba.njit(cache=True, nogil=True)
+def _take(corners: Corners, x: int, y: int) -> None:
+    """Take one point out of the set."""
+    tiles, bits = corners
+    bits[(np.int64(tiles[y >> 6, x >> 6]) << 6) + (y & 63)] &= ~(np.int64(1) << (x & 63))
 
-    A loop keeps three. Where several arcs join the same two junctions, each keeps one, unless it is straight anyway.
+
+@numba.njit(cache=True, nogil=True)
+def _holds(corners: Corners, x: int, y: int) -> bool:
+    """Whether a point is of the set."""
+    tiles, bits = corners
+    return bool((bits[(np.int64(tiles[y >> 6, x >> 6]) << 6) + (y & 63)] >> (x & 63)) & 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _next_in_row(corners: Corners, x: int, last: int, y: int) -> int:
+    """The first of the set from ``x`` to ``last`` in a row, else ``last + 1``."""
+    tiles, bits = corners
+    while x <= last:
+        word = bits[(np.int64(tiles[y >> 6, x >> 6]) << 6) + (y & 63)] & (np.int64(-1) << (x & 63))
+        if word:
+            x &= ~63
+            while not (word >> (x & 63)) & 1:
+                x += 1
+            return min(x, last + 1)
+        x = (x | 63) + 1
+    return last + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _cross(ax: int, ay: int, bx: int, by: int, cx: int, cy: int) -> int:
+    """Twice the signed area of a triangle."""
+    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+
+
+@numba.njit(cache=True, nogil=True)
+def _distance2(ax: int, ay: int, cx: int, cy: int, px: int, py: int) -> float:
+    """Squared distance of a point from the segment a-c, times the segment's squared length."""
+    dx, dy = cx - ax, cy - ay
+    length2 = dx * dx + dy * dy
+    along = (px - ax) * dx + (py - ay) * dy
+    if along <= 0:
+        return float((px - ax) ** 2 + (py - ay) ** 2) * length2
+    if along >= length2:
+        return float((px - cx) ** 2 + (py - cy) ** 2) * length2
+    return float((px - ax) * dy - (py - ay) * dx) ** 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_taken(corners: Corners, ax: int, ay: int, bx: int, by: int, cx: int, cy: int) -> bool:
+    """Whether one of the set, other than a, b and c, lies in the triangle or on its rim a-c.
+
+    The rims a-b and b-c are known to be free: they are edges, or rims of triangles that were.
     """
-    across = int(coords[:, 0].max()) + 1
-    ends = np.stack([_end_vertices(arcs, 0), _end_vertices(arcs, 1)])
-    corners = coords[ends, 1].astype(np.int64) * across + coords[ends, 0]
-    names = np.unique(corners, return_inverse=True)[1].reshape(corners.shape)
-    pairs = names.min(axis=0) * np.int64(names.max() + 1) + names.max(axis=0)
-    group, sizes = np.unique(pairs, return_inverse=True, return_counts=True)[1:]
-    least: Ints = np.where(corners[0] == corners[1], 3, (sizes[group] > 1).astype(np.int64))
-    return least
-
-
-def _end_vertices(arcs: Ints, end: int) -> Ints:
-    """Index of the first (0) or last (1) vertex of every arc."""
-    places: Ints = arcs[:, 0] + (arcs[:, 2] + end * arcs[:, 3]) % arcs[:, 1]
-    return places
-
-
-def _index(coords: NDArray[np.int32], arcs: Ints) -> tuple[int, int, Ints, Ints]:
-    """Sort the arcs' vertices into square cells, about one vertex a cell.
-
-    Returns:
-        the side of a cell, cells across, offsets of the cells, and the vertices in them.
-    """
-    extent = coords.max(axis=0).astype(np.int64) + 1
-    vertices = int((arcs[:, 3] + 1).sum())
-    cell = max(2, int(np.ceil(np.sqrt(float(extent[0]) * float(extent[1]) / vertices))))
-    across, down = -(-extent // cell)
-    return (cell, int(across), *_fill_cells(coords, arcs, cell, int(across), int(across * down)))
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill_cells(coords: NDArray[np.int32], arcs: Ints, cell: int, across: int, cells: int) -> tuple[Ints, Ints]:
-    """Counting sort of the arcs' vertices by cell, row-major."""
-    offsets = np.zeros(cells + 2, np.int64)
-    for i in range(arcs.shape[0]):
-        for j in range(arcs[i, 3] + 1):
-            vertex = _vertex(arcs[i], j)
-            offsets[coords[vertex, 1] // cell * across + coords[vertex, 0] // cell + 2] += 1
-    for at in range(2, offsets.size):
-        offsets[at] += offsets[at - 1]
-    members = np.empty(offsets[-1], np.int64)
-    for i in range(arcs.shape[0]):
-        for j in range(arcs[i, 3] + 1):
-            vertex = _vertex(arcs[i], j)
-            place = coords[vertex, 1] // cell * across + coords[vertex, 0] // cell + 1
-            members[offsets[place]] = vertex
-            offsets[place] += 1
-    return offsets[:-1].copy(), members
+    doubled = abs(_cross(ax, ay, bx, by, cx, cy))
+    if doubled <= 1:
+        return False  # by Pick's theorem such a triangle holds no other lattice point, or is on its own rims
+    if doubled == 2:  # one more, and if it is not on a-b or b-c, it is the midpoint of a-c
+        if (ax ^ cx) & 1 or (ay ^ cy) & 1:
+            return False
+        return _holds(corners, (ax + cx) >> 1, (ay + cy) >> 1)
+    x0, y0, x1, y1, x2, y2 = ax, ay, bx, by, cx, cy
+    if y1 < y0:
+        x0, y0, x1, y1 = x1, y1, x0, y0
+    if y2 < y1:
+        x1, y1, x2, y2 = x2, y2, x1, y1
+        if y1 < y0:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+    # col = x0 + slope * rows down, on the long side and on the two short ones
+    long = (x2 - x0) / (y2 - y0)
+    upper = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
+    lower = (x2 - x1) / (y2 - y1) if y2 > y1 else 0.0
+    first = y0 + 1 if y1 > y0 else y0  # rows of a single vertex hold nothing else
+    last = y2 - 1 if y2 > y1 else y2
+    for y in range(first, last + 1):
+        one = x0 + (y - y0) * long
+        two = x0 + (y - y0) * upper if y < y1 else x1 + (y - y1) * lower
+        # rounded outwards; what is found is tested exactly
+        x = int(np.ceil(min(one, two) - 1e-6))
+        end = int(np.floor(max(one, two) + 1e-6))
+        if x <= end and _is_row_taken(corners, (ax, ay, bx, by, cx, cy), x, end, y):
+            return True
+    return False
 
 
 @numba.njit(cache=True, nogil=True)
-def _thin_arcs(
+def _is_row_taken(
+    corners: Corners, triangle: tuple[int, int, int, int, int, int], first: int, last: int, y: int
+) -> bool:
+    """Whether one of the set, other than its corners, lies in a triangle, in one row of it."""
+    ax, ay, bx, by, cx, cy = triangle
+    x = _next_in_row(corners, first, last, y)
+    while x <= last:
+        if not ((x == ax and y == ay) or (x == bx and y == by) or (x == cx and y == cy)):
+            at_c, at_a, at_b = _cross(ax, ay, bx, by, x, y), _cross(bx, by, cx, cy, x, y), _cross(cx, cy, ax, ay, x, y)
+            if min(at_a, at_b, at_c) >= 0 or max(at_a, at_b, at_c) <= 0:
+                return True
+        x = _next_in_row(corners, x + 1, last, y)
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_lonely(corners: Corners, ax: int, ay: int, cx: int, cy: int, bound: float) -> bool:
+    """Whether none of the set but a and c is within ``bound`` of the segment a-c."""
+    margin = int(bound)
+    limit = bound * bound * ((cx - ax) ** 2 + (cy - ay) ** 2)
+    top, bottom = max(min(ay, cy) - margin, 0), min(max(ay, cy) + margin, (corners[0].shape[0] << 6) - 1)
+    left, right = max(min(ax, cx) - margin, 0), min(max(ax, cx) + margin, (corners[0].shape[1] << 6) - 1)
+    for y in range(top, bottom + 1):
+        x = _next_in_row(corners, left, right, y)
+        while x <= right:
+            if not ((x == ax and y == ay) or (x == cx and y == cy)) and _distance2(ax, ay, cx, cy, x, y) <= limit:
+                return False
+            x = _next_in_row(corners, x + 1, right, y)
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _simplify(
     coords: NDArray[np.int32],
-    arcs: Ints,
-    least: Ints,
-    largest: int,
-    kept: NDArray[np.bool_],
-    cells: tuple[int, int, Ints, Ints],
-) -> None:
-    """Thin arc after arc; ``largest`` is twice the largest triangle that goes. Clears ``kept`` of what goes."""
-    longest = arcs[:, 3].max() + 1
-    vertices, links = np.empty(longest, np.int64), np.empty((longest, 2), np.int64)
-    for i in range(arcs.shape[0]):
-        edges = arcs[i, 3]
-        if edges - 1 <= least[i]:
-            continue
-        for j in range(edges + 1):
-            vertices[j] = _vertex(arcs[i], j)
-            links[j, 0], links[j, 1] = j - 1, j + 1
-        _thin_arc(coords, vertices[: edges + 1], links, edges - 1 - least[i], largest, kept, cells)
-
-
-@numba.njit(cache=True, nogil=True)
-def _thin_arc(
-    coords: NDArray[np.int32],
-    vertices: Ints,
-    links: Ints,
-    spare: int,
-    largest: int,
-    kept: NDArray[np.bool_],
-    cells: tuple[int, int, Ints, Ints],
-) -> None:
-    """Take at most ``spare`` vertices out of one arc, smallest triangle first, ties by place along the arc.
-
-    ``links`` holds the places before and after each place of the arc among those that are left.
-    """
-    last = vertices.size - 1
-    queue = np.empty(3 * vertices.size, np.int64)  # doubled area << 32 | place: one each, and two per removal
+    offsets: Ints,
+    chosen: NDArray[np.bool_],
+    lattice: tuple[Ints, int],
+    rules: tuple[int, float, bool],
+    corners: Corners,
+) -> tuple[NDArray[np.int32], Ints]:
+    """Simplify arc after arc; the set of corners is the same before and after each."""
+    low, shift = lattice
+    longest = np.max(offsets[1:] - offsets[:-1])
+    arc, smooth = np.empty((2, longest), np.int64), np.empty((2, longest), np.int64)
+    kept, queue = np.empty(longest, np.bool_), np.empty(3 * longest, np.int64)
+    links, spread = np.empty((longest, 2), np.int64), np.empty(longest)
+    out, out_offsets = np.empty_like(coords), np.zeros_like(offsets)
     size = 0
+    for i in range(offsets.size - 1):
+        begin, end = offsets[i], offsets[i + 1]
+        if chosen[i] and end - begin > 2:
+            for j in range(end - begin):
+                arc[0, j] = (coords[begin + j, 0] - low[0]) >> shift
+                arc[1, j] = (coords[begin + j, 1] - low[1]) >> shift
+            least = _least_inner_vertices(arc[0, : end - begin], arc[1, : end - begin])
+            if shift:
+                line, count = arc, end - begin
+            else:
+                line, count = smooth, _smooth(arc[0], arc[1], end - begin, smooth)
+                _exchange(corners, arc[:, 1 : end - begin - 1], smooth[:, 1 : count - 1])
+            x, y = line[0, :count], line[1, :count]
+            if rules[2]:
+                _thin(x, y, least, rules, kept, (queue, links, spread), corners)
+            else:
+                _split(x, y, least, rules[1], kept, queue, corners)
+            for j in range(count):
+                if kept[j]:
+                    out[size, 0], out[size, 1] = (x[j] << shift) + low[0], (y[j] << shift) + low[1]
+                    size += 1
+            _exchange(corners, line[:, 1 : count - 1], arc[:, 1 : end - begin - 1])
+        else:
+            out[size : size + end - begin] = coords[begin:end]
+            size += end - begin
+        out_offsets[i + 1] = size
+    return out[:size].copy(), out_offsets
+
+
+@numba.njit(cache=True, nogil=True)
+def _exchange(corners: Corners, old: Ints, new: Ints) -> None:
+    """Take old points out of the set, then put new ones into it."""
+    for i in range(old.shape[1]):
+        _take(corners, old[0, i], old[1, i])
+    for i in range(new.shape[1]):
+        _put(corners, new[0, i], new[1, i])
+
+
+@numba.njit(cache=True, nogil=True)
+def _least_inner_vertices(x: Ints, y: Ints) -> int:
+    """How many vertices an arc must keep between its ends: 3 a loop, others 0 or 1, or -1: 0 if no corner is near.
+
+    See the module's words on arcs between the same ends.
+    """
+    last = x.size - 1
+    if x[0] == x[last] and y[0] == y[last]:
+        return 3
+    if x[0] == x[last] or y[0] == y[last]:
+        return 1
+    area = 0
     for i in range(1, last):
-        doubled = abs(_turn(coords, vertices[i - 1], vertices[i], vertices[i + 1]))
-        if doubled <= largest:
-            size = _push(queue, size, doubled << 32 | i)
+        area += _cross(x[0], y[0], x[i], y[i], x[i + 1], y[i + 1])
+    return 0 if (area >= 0) == (y[0] < y[last]) or area == 0 else -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _smooth(x: Ints, y: Ints, count: int, smooth: Ints) -> int:
+    """Take the stairs out of an arc; returns how many vertices it has then, never more than before.
+
+    A *step* is an edge of one pixel at whose two ends the arc turns to different sides, a *tread* an edge between two
+    steps that turns like that too. The corners of treads go, the midpoints of the steps about them come. Each corner
+    that goes gives a triangle to one side, its neighbour an equal one to the other; where treads share corners, the
+    last tread of an even number stays, so that the sides come out even.
+    """
+    last = count - 1
+    turn = np.zeros(count, np.int64)
+    is_step, goes = np.zeros(count, np.bool_), np.zeros(count, np.bool_)  # the edge from i to i + 1; the corner i
+    for i in range(1, last):
+        turn[i] = np.sign(_cross(x[i - 1], y[i - 1], x[i], y[i], x[i + 1], y[i + 1]))
+    for i in range(1, last - 1):
+        is_step[i] = turn[i] == -turn[i + 1] and abs(x[i + 1] - x[i]) + abs(y[i + 1] - y[i]) == 2
+    run = 0  # treads that share corners, up to here
+    for i in range(2, last - 1):
+        if i < last - 2 and turn[i] == -turn[i + 1] and is_step[i - 1] and is_step[i + 1]:
+            run += 1
+        else:
+            if run:
+                goes[i - run : i + run % 2] = True
+            run = 0
+    smooth[0, 0], smooth[1, 0] = x[0], y[0]
+    size = 1
+    for i in range(1, count):
+        if is_step[i - 1] and (goes[i - 1] or goes[i]):
+            size = _append(smooth, size, (x[i - 1] + x[i]) >> 1, (y[i - 1] + y[i]) >> 1)
+        if not goes[i]:
+            size = _append(smooth, size, x[i], y[i])
+    return size
+
+
+@numba.njit(cache=True, nogil=True)
+def _append(line: Ints, size: int, x: int, y: int) -> int:
+    """Append a vertex, in place of the last one if that lies on the way to it; returns the new size."""
+    if size > 1 and _cross(line[0, size - 2], line[1, size - 2], line[0, size - 1], line[1, size - 1], x, y) == 0:
+        size -= 1
+    line[0, size], line[1, size] = x, y
+    return size + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _thin(
+    x: Ints,
+    y: Ints,
+    least: int,
+    rules: tuple[int, float, bool],
+    kept: NDArray[np.bool_],
+    scratch: tuple[Ints, Ints, NDArray[np.float64]],
+    corners: Corners,
+) -> None:
+    """Visvalingam: take vertices out of one arc, smallest triangle first, ties by place along the arc.
+
+    ``links`` holds the places before and after each place among those that are left. What goes leaves the set of
+    corners too, so that an arc is stopped by what is left of itself: that keeps it from crossing itself.
+    """
+    largest, bound, _ = rules
+    queue, links, spread = scratch
+    last = x.size - 1
+    kept[: last + 1] = True
+    spare = last - 1 - max(least, 0)
+    if spare <= 0:
+        return
+    size = 0  # of the queue; entries are doubled area << 32 | place: one each, and two per removal
+    for i in range(last + 1):
+        links[i, 0], links[i, 1], spread[i] = i - 1, i + 1, 0.0
+    for i in range(1, last):
+        size = _push_vertex(x, y, links, i, largest, queue, size)
     while size and spare:
         entry = queue[0]
         size = _pop(queue, size)
         i = entry & 0xFFFFFFFF
         before, after = links[i, 0], links[i, 1]
-        a, b, c = vertices[before], vertices[i], vertices[after]
-        if not kept[b] or abs(_turn(coords, a, b, c)) != entry >> 32:
+        if not kept[i] or abs(_cross(x[before], y[before], x[i], y[i], x[after], y[after])) != entry >> 32:
             continue  # gone, or queued again since with another triangle
-        if _is_blocked(coords, a, b, c, kept, cells):
+        farthest = _spread_without(x, y, before, i, after, max(spread[before], spread[i]), bound)
+        if farthest > bound or _is_taken(corners, x[before], y[before], x[i], y[i], x[after], y[after]):
             continue
-        kept[b] = False
+        _take(corners, x[i], y[i])
+        if spare == 1 and least < 0 and not _is_lonely(corners, x[0], y[0], x[last], y[last], bound):
+            return
+        kept[i] = False
         spare -= 1
+        spread[before] = farthest
         links[before, 1], links[after, 0] = after, before
         for j in (before, after):
             if 0 < j < last:
-                doubled = abs(_turn(coords, vertices[links[j, 0]], vertices[j], vertices[links[j, 1]]))
-                if doubled <= largest:
-                    size = _push(queue, size, doubled << 32 | j)
+                size = _push_vertex(x, y, links, j, largest, queue, size)
+
+
+@numba.njit(cache=True, nogil=True)
+def _push_vertex(x: Ints, y: Ints, links: Ints, i: int, largest: int, queue: Ints, size: int) -> int:
+    """Put a vertex into the queue if its triangle is small enough; returns the new size."""
+    before, after = links[i, 0], links[i, 1]
+    doubled = abs(_cross(x[before], y[before], x[i], y[i], x[after], y[after]))
+    return _push(queue, size, doubled << 32 | i) if doubled <= largest else size
+
+
+@numba.njit(cache=True, nogil=True)
+def _spread_without(x: Ints, y: Ints, before: int, i: int, after: int, spread: float, bound: float) -> float:
+    """How far the piece from ``before`` to ``after`` is from its chord, at most, if within ``bound``; else exactly.
+
+    ``spread`` says how far it is from its edges to and from ``i``; the chord is no farther than ``i`` from these.
+    """
+    length2 = (x[after] - x[before]) ** 2 + (y[after] - y[before]) ** 2
+    farthest = spread + np.sqrt(_distance2(x[before], y[before], x[after], y[after], x[i], y[i]) / length2)
+    if farthest > bound - 1e-6:
+        farthest = np.sqrt(_farthest(x, y, before, after)[1] / length2)
+    return float(farthest)
+
+
+@numba.njit(cache=True, nogil=True)
+def _farthest(x: Ints, y: Ints, first: int, last: int) -> tuple[int, float]:
+    """The first of the vertices farthest from the chord of a piece, and its :func:`_distance2`."""
+    place, farthest = first, -1.0
+    for i in range(first + 1, last):
+        distance2 = _distance2(x[first], y[first], x[last], y[last], x[i], y[i])
+        if distance2 > farthest:
+            place, farthest = i, distance2
+    return place, farthest
+
+
+@numba.njit(cache=True, nogil=True)
+def _split(
+    x: Ints,
+    y: Ints,
+    least: int,
+    bound: float,
+    kept: NDArray[np.bool_],
+    stack: Ints,
+    corners: Corners,
+) -> None:
+    """Douglas-Peucker: cut one arc at its farthest vertices until every chord may stand for its piece."""
+    last = x.size - 1
+    kept[: last + 1] = False
+    kept[0] = kept[last] = True
+    stack[0], stack[1], size = 0, last, 2
+    far = last
+    if least == 3:  # a loop is cut where it is farthest from its beginning, and its halves once more
+        distance2 = (x[: last + 1] - x[0]) ** 2 + (y[: last + 1] - y[0]) ** 2
+        far = int(np.argmax(distance2))
+        kept[far] = True
+        stack[1], stack[2], stack[3], size = far, far, last, 4
+    while size:
+        size -= 2
+        first, end = stack[size], stack[size + 1]
+        if end - first < 2:
+            continue
+        place, farthest = _farthest(x, y, first, end)
+        length2 = (x[end] - x[first]) ** 2 + (y[end] - y[first]) ** 2
+        # a whole arc, or half a loop: pieces that begin and end at what was kept from the start
+        if (
+            farthest > bound * bound * length2
+            or (least > 0 and first in (0, far) and end in (far, last))
+            or not _may_stand(x, y, first, end, bound if least < 0 and end - first == last else -1.0, corners)
+        ):
+            kept[place] = True
+            stack[size], stack[size + 1], stack[size + 2], stack[size + 3] = first, place, place, end
+            size += 4
+
+
+@numba.njit(cache=True, nogil=True)
+def _may_stand(x: Ints, y: Ints, first: int, last: int, lonely: float, corners: Corners) -> bool:
+    """Whether no other corner is between a piece and its chord, nor within ``lonely`` of the chord."""
+    for i in range(first + 1, last):
+        _take(corners, x[i], y[i])
+    free = lonely < 0 or _is_lonely(corners, x[first], y[first], x[last], y[last], lonely)
+    stride = 1  # ever two neighbouring chords become one
+    while free and stride < last - first:
+        i = first
+        while free and i + stride < last:
+            middle, end = i + stride, min(i + 2 * stride, last)
+            free = not _is_taken(corners, x[i], y[i], x[middle], y[middle], x[end], y[end])
+            i = end
+        stride *= 2
+    for i in range(first + 1, last):
+        _put(corners, x[i], y[i])
+    return free
 
 
 @numba.njit(cache=True, nogil=True)
@@ -272,86 +559,3 @@ def _pop(queue: Ints, size: int) -> int:
         at = child
     queue[at] = entry
     return size
-
-
-@numba.njit(cache=True, nogil=True)
-def _turn(coords: NDArray[np.int32], a: int, b: int, c: int) -> int:
-    """Twice the signed area of a triangle of vertices."""
-    ab_x, ab_y = np.int64(coords[b, 0]) - coords[a, 0], np.int64(coords[b, 1]) - coords[a, 1]
-    ac_x, ac_y = np.int64(coords[c, 0]) - coords[a, 0], np.int64(coords[c, 1]) - coords[a, 1]
-    return int(ab_x * ac_y - ab_y * ac_x)
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_blocked(
-    coords: NDArray[np.int32], a: int, b: int, c: int, kept: NDArray[np.bool_], cells: tuple[int, int, Ints, Ints]
-) -> bool:
-    """Whether any other kept vertex lies in, or on the rim of, the triangle of three vertices."""
-    cell, across, offsets, members = cells
-    top = min(coords[a, 1], coords[b, 1], coords[c, 1])
-    bottom = max(coords[a, 1], coords[b, 1], coords[c, 1])
-    for row in range(top // cell, bottom // cell + 1):
-        left, right = _reach(coords, a, b, c, max(row * cell, top), min((row + 1) * cell, bottom))
-        first = row * across + left // cell
-        for at in range(offsets[first], offsets[row * across + right // cell + 1]):
-            vertex = members[at]
-            if kept[vertex] and _is_within(coords, a, b, c, vertex):
-                return True
-    return False
-
-
-@numba.njit(cache=True, nogil=True)
-def _reach(coords: NDArray[np.int32], a: int, b: int, c: int, top: int, bottom: int) -> tuple[int, int]:
-    """Least and greatest col of a triangle between two rows that it reaches; rounded outwards, within its own cols."""
-    least, greatest = np.inf, -np.inf
-    for p, q in ((a, b), (b, c), (c, a)):
-        if coords[p, 1] > coords[q, 1]:
-            p, q = q, p  # noqa: PLW2901 - from the upper to the lower end
-        high, low = max(top, coords[p, 1]), min(bottom, coords[q, 1])
-        if high > low:
-            continue
-        height = coords[q, 1] - coords[p, 1]
-        slope = (coords[q, 0] - coords[p, 0]) / height if height else 0.0
-        ends = (coords[p, 0] + (high - coords[p, 1]) * slope, coords[q, 0] - (coords[q, 1] - low) * slope)
-        least, greatest = min(least, ends[0], ends[1]), max(greatest, ends[0], ends[1])
-    first = min(coords[a, 0], coords[b, 0], coords[c, 0])
-    last = max(coords[a, 0], coords[b, 0], coords[c, 0])
-    return max(int(np.floor(least - 1e-6)), first), min(int(np.ceil(greatest + 1e-6)), last)
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_within(coords: NDArray[np.int32], a: int, b: int, c: int, vertex: int) -> bool:
-    """Whether a vertex lies in a triangle or on its rim, and on none of its corners."""
-    for corner in (a, b, c):
-        if coords[vertex, 0] == coords[corner, 0] and coords[vertex, 1] == coords[corner, 1]:
-            return False
-    first, second, third = _turn(coords, a, b, vertex), _turn(coords, b, c, vertex), _turn(coords, c, a, vertex)
-    return (first >= 0 and second >= 0 and third >= 0) or (first <= 0 and second <= 0 and third <= 0)
-
-
-@numba.njit(cache=True, nogil=True)
-def _copy_reversed(kept: NDArray[np.bool_], arcs: Ints, twins: Ints) -> None:
-    """Keep of each twin what its arc, which runs the other way, keeps."""
-    for i in range(arcs.shape[0]):
-        for j in range(1, arcs[i, 3]):
-            kept[_vertex(twins[i], arcs[i, 3] - j)] = kept[_vertex(arcs[i], j)]
-
-
-@numba.njit(cache=True, nogil=True)
-def _take_kept(
-    coords: NDArray[np.int32], junction: NDArray[np.uint8], offsets: Ints, kept: NDArray[np.bool_], new_offsets: Ints
-) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """The rings of the kept vertices, closed again."""
-    new_coords = np.empty((new_offsets[-1], 2), np.int32)
-    new_junction = np.empty(new_offsets[-1], np.uint8)
-    for ring in range(offsets.size - 1):
-        to = new_offsets[ring]
-        for vertex in range(offsets[ring], offsets[ring + 1] - 1):
-            if kept[vertex]:
-                new_coords[to, 0], new_coords[to, 1] = coords[vertex, 0], coords[vertex, 1]
-                new_junction[to] = junction[vertex]
-                to += 1
-        first = new_offsets[ring]
-        new_coords[to, 0], new_coords[to, 1] = new_coords[first, 0], new_coords[first, 1]
-        new_junction[to] = new_junction[first]
-    return new_coords, new_junction
