@@ -27,10 +27,10 @@ from geoseg.errors import SettingsError
 from geoseg.rings import Polygons
 from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
 
-__all__ = ["BATCH_ROWS", "LAYER_SCHEMA", "Column", "Layer", "read_layers", "to_utc", "write_rows"]
+__all__ = ["BATCH_ROWS", "LAYER_SCHEMA", "Column", "Layer", "attributes", "read_layers", "to_utc", "write_rows"]
 
 BATCH_ROWS = 32_768
-BATCH_BYTES = 1 << 26  # of geometries: a batch of rivers has fewer rows
+BATCH_BYTES = 1 << 24  # of geometries: a batch of rivers has fewer rows
 _OPEN_FILES = 64
 
 _BBOX: Final = pa.struct([(corner, pa.float64()) for corner in ("xmin", "ymin", "xmax", "ymax")])
@@ -67,6 +67,11 @@ _ROW_SCHEMA: Final = pa.schema(
         ("bbox", _BBOX),
     ]
 )
+
+
+def attributes(schema: pa.Schema) -> list[str]:
+    """The columns of a layer without those that say where its features are."""
+    return [name for name in schema.names if name not in ("geometry", "bbox")]
 
 
 def write_rows(path: Path, polygons: Polygons, ground: Ground) -> None:
@@ -133,7 +138,10 @@ class Layer:
         return len(self._sizes)
 
     def batches(self, size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """All features in order, at most `size` rows and some 64 MiB of geometries at a time; may be called again."""
+        """All features in order, at most `size` rows and, but for a larger one, 16 MiB of geometries at a time.
+
+        May be called again.
+        """
         ends = np.cumsum(self._sizes)
         start = 0
         while start < len(self):
@@ -150,8 +158,8 @@ class Layer:
             along = frame.hilbert_distance(total_bounds=frame.total_bounds)
             frame = frame.iloc[np.lexsort((frame["id"].to_numpy(), along.to_numpy()))]
         shapes = shapely.orient_polygons(frame.geometry.to_numpy())
-        attributes = frame.drop(columns=frame.geometry.name)
-        arrays = {str(column): _plain(pa.Array.from_pandas(attributes[column])) for column in attributes}
+        others = frame.drop(columns=frame.geometry.name)
+        arrays = {str(column): _plain(pa.Array.from_pandas(others[column])) for column in others}
         wkb = shapely.to_wkb(shapes, flavor="iso", include_srid=False)
         arrays["geometry"] = pa.array(wkb, type=pa.binary())
         bounds = shapely.bounds(shapes).reshape(-1, 4)

@@ -21,10 +21,10 @@ from rasterio.features import shapes as gdal_shapes
 
 from geoseg.errors import OutputError, SettingsError
 from geoseg.export import rows
+from geoseg.export.geojson import to_lonlat
 from geoseg.export.rows import LAYER_SCHEMA, Layer
 from geoseg.export.vectors import (
     FORMATS,
-    to_lonlat,
     write_flatgeobuf,
     write_geojson,
     write_geojsonseq,
