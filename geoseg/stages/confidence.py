@@ -43,17 +43,20 @@ def _group_by_label(
     grouped = np.empty(total, np.uint8)
     height, width = confidence.shape
     for row in range(height):
+        line, values = labels[row + 1], confidence[row]
         col = 0
         while col < width:
-            label = labels[row + 1, col + 1]
-            since = col
-            while col < width and labels[row + 1, col + 1] == label:
-                col += 1
+            label = line[col + 1]
             if label > 0 and wanted[label]:
                 at = cursors[label]
-                for place in range(since, col):
-                    grouped[at + place - since] = confidence[row, place]
-                cursors[label] = at + col - since
+                while col < width and line[col + 1] == label:
+                    grouped[at] = values[col]
+                    at += 1
+                    col += 1
+                cursors[label] = at
+            else:
+                while col < width and line[col + 1] == label:
+                    col += 1
     return grouped
 
 
@@ -69,18 +72,28 @@ def _count_values(
     value = np.empty(room, np.uint8)
     count = np.empty(room, np.int64)
     entries = 0
-    bins = np.zeros(256, np.int64)
+    bins = np.zeros((4, 256), np.int64)  # in turn: adding to the same bin again and again would have to wait for itself
     for group in range(offsets.size - 1):
-        low, high = NODATA, -1
-        for at in range(offsets[group], offsets[group + 1]):
-            byte = grouped[at]
-            bins[byte] += 1
-            low, high = min(low, byte), max(high, byte)
-        for byte in range(low, min(high + 1, NODATA)):
-            if bins[byte]:
+        begin, end = offsets[group], offsets[group + 1]
+        low, high = 0, NODATA - 1
+        if end - begin < NODATA:  # few values: find out where, rather than go through all bins
+            low, high = NODATA, -1
+            for at in range(begin, end):
+                low, high = min(low, grouped[at]), max(high, grouped[at])
+            high = min(high, NODATA - 1)
+        whole = begin + (end - begin) // 4 * 4
+        for at in range(begin, whole, 4):
+            for turn in range(4):
+                bins[turn, grouped[at + turn]] += 1
+        for at in range(whole, end):
+            bins[0, grouped[at]] += 1
+        for byte in range(low, high + 1):
+            total = bins[0, byte] + bins[1, byte] + bins[2, byte] + bins[3, byte]
+            if total:
                 value[entries] = byte
-                count[entries] = bins[byte]
+                count[entries] = total
                 entries += 1
-        bins[low : high + 1] = 0
+        bins[:, low : high + 1] = 0
+        bins[:, NODATA] = 0
         entry_offsets[group + 1] = entries
     return entry_offsets, value[:entries].copy(), count[:entries].copy()

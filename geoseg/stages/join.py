@@ -9,7 +9,7 @@ as soon as each of its darts is followed by another. So memory holds what is ope
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numba
@@ -37,7 +37,7 @@ class Darts(Columns):
     """Arcs as boundaries of the instance on the right hand.
 
     Attributes:
-        dart: int64, ``2 * arc``, plus 1 if the arc is walked backwards; -1 for one whose arc another dart brings.
+        dart: int64, ``2 * arc``, plus 1 if the arc is walked backwards.
         owner: int64, id of the instance.
         start: int64, key of the first crack, see :class:`geoseg.rings.Boundaries`.
         following: int64, key of the crack that follows.
@@ -75,6 +75,7 @@ class Fragment:
     """What one chunk could not finish alone.
 
     Attributes:
+        place: int64 ``(4,)``, the chunk: its first column and row, and the column and the row after its last ones.
         arcs: all arcs of unfinished instances.
         finished: bool ``(arcs,)``, simplified already; the others are raw.
         stops: uint8 ``(arcs,)``, see :class:`geoseg.rings.Boundaries`.
@@ -84,6 +85,7 @@ class Fragment:
         obstacles: int32 ``(n, 2)``, corners that arcs simplified later must not cross, half pixels.
     """
 
+    place: Ints
     arcs: Arcs
     finished: Bools
     stops: NDArray[np.uint8]
@@ -107,6 +109,7 @@ class Fragment:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Fragment:
         """The inverse of :meth:`to_arrays`; also takes what ``np.load`` returns for an ``.npz``."""
         return cls(
+            place=arrays["place"],
             arcs=Arcs.from_arrays(arrays, "arcs."),
             finished=arrays["finished"],
             stops=arrays["stops"],
@@ -152,12 +155,17 @@ class Domain(NamedTuple):
 
 def finished_arcs(traced: Boundaries, domain: Domain) -> Bools:
     """Which arcs of a chunk can be simplified there: the whole ones that keep away from the neighbouring chunks."""
-    if traced.stops.size == 0:
-        return traced.whole
-    low, high = _inner(domain)
-    least = np.minimum.reduceat(traced.coords, traced.offsets[:-1], axis=0)
-    greatest = np.maximum.reduceat(traced.coords, traced.offsets[:-1], axis=0)
-    inside: Bools = traced.whole & (least >= low).all(axis=1) & (greatest <= high).all(axis=1)
+    return _lies_within(traced.coords, traced.offsets, traced.whole, *_inner(domain))
+
+
+@numba.njit(cache=True, nogil=True)
+def _lies_within(coords: Coords, offsets: Ints, whole: Bools, low: Ints, high: Ints) -> Bools:
+    """Which of the whole arcs lie within bounds, each with all its vertices."""
+    inside = whole.copy()
+    for arc in range(whole.size):
+        if whole[arc]:
+            for vertex in range(offsets[arc], offsets[arc + 1]):
+                inside[arc] &= (low[0] <= coords[vertex, 0] <= high[0]) & (low[1] <= coords[vertex, 1] <= high[1])
     return inside
 
 
@@ -196,9 +204,10 @@ def share_out(
     for ring in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         goes_on[np.maximum(ring, 0)] = True
     # the cracks below and to the right of these belong to the next chunks
-    if domain.window.row_stop < domain.scene_shape[0]:
+    window = domain.window
+    if window.row_stop < domain.scene_shape[0]:
         goes_on[np.maximum(labels[-2], 0)] = True
-    if domain.window.col_stop < domain.scene_shape[1]:
+    if window.col_stop < domain.scene_shape[1]:
         goes_on[np.maximum(labels[:, -2], 0)] = True
     goes_on[0] = False
 
@@ -212,6 +221,7 @@ def share_out(
     vertices, offsets = take_ragged(simplified.offsets, chosen)
     shared = np.flatnonzero(goes_on & (instances.area_px > 0))
     fragment = Fragment(
+        place=np.array([window.col_off, window.row_off, window.col_stop, window.row_stop]),
         arcs=Arcs(simplified.coords[vertices], offsets),
         finished=finished[chosen],
         stops=traced.stops[chosen],
@@ -240,43 +250,57 @@ def _obstacles(arcs: Arcs, finished: Bools, domain: Domain) -> Coords:
     """Corners of finished arcs that are near the outline, or near an unfinished arc."""
     if domain.reach_px == 0 or len(arcs) == 0:
         return np.zeros((0, 2), np.int32)
-    low, high = _inner(domain)
     window = domain.window
     shape, offset = (window.height, window.width), (window.row_off, window.col_off)
-    near = _near_unfinished(arcs.coords, arcs.offsets, finished, shape, offset, domain.reach_px)
-    corners = arcs.coords[np.repeat(finished, np.diff(arcs.offsets))]
-    near |= ((corners <= low) | (corners >= high)).any(axis=1)
-    return corners[near]
+    cell_bits = (2 * max(domain.reach_px, 8) - 1).bit_length()
+    marked = _mark_unfinished(arcs.coords, arcs.offsets, finished, shape, offset, cell_bits)
+    return _take_near(arcs.coords, arcs.offsets, finished, *_inner(domain), marked, offset, cell_bits)
 
 
 @numba.njit(cache=True, nogil=True)
-def _near_unfinished(
-    coords: Coords, offsets: Ints, finished: Bools, shape: tuple[int, int], offset: tuple[int, int], reach_px: int
+def _mark_unfinished(
+    coords: Coords, offsets: Ints, finished: Bools, shape: tuple[int, int], offset: tuple[int, int], cell_bits: int
 ) -> Bools:
-    """For each corner of the finished arcs, whether an unfinished one comes near: by square cells, so roughly."""
-    cell = 2 * max(reach_px, 8)
+    """The cells of a chunk through which unfinished arcs run, and those around them, in a frame of one cell.
+
+    A cell's side is ``1 << cell_bits`` half pixels, no less than the reach.
+    """
     top, left = 2 * offset[0], 2 * offset[1]
-    rows, cols = 2 * shape[0] // cell + 3, 2 * shape[1] // cell + 3
-    marked = np.zeros((rows, cols), np.bool_)
-    finished_corners = 0
-    for arc in range(finished.size):
-        if finished[arc]:
-            finished_corners += offsets[arc + 1] - offsets[arc]
-            continue
+    marked = np.zeros(((2 * shape[0] >> cell_bits) + 3, (2 * shape[1] >> cell_bits) + 3), np.bool_)
+    for arc in np.flatnonzero(~finished):
         for vertex in range(offsets[arc], offsets[arc + 1] - 1):
-            row, col = (coords[vertex, 1] - top) // cell + 1, (coords[vertex, 0] - left) // cell + 1
-            row_end, col_end = (coords[vertex + 1, 1] - top) // cell + 1, (coords[vertex + 1, 0] - left) // cell + 1
-            for r in range(min(row, row_end), max(row, row_end) + 1):
-                for c in range(min(col, col_end), max(col, col_end) + 1):
-                    marked[r - 1 : r + 2, c - 1 : c + 2] = True
-    near = np.empty(finished_corners, np.bool_)
-    at = 0
+            row, col = (coords[vertex, 1] - top) >> cell_bits, (coords[vertex, 0] - left) >> cell_bits
+            row_end, col_end = (coords[vertex + 1, 1] - top) >> cell_bits, (coords[vertex + 1, 0] - left) >> cell_bits
+            for r in range(min(row, row_end), max(row, row_end) + 3):
+                for c in range(min(col, col_end), max(col, col_end) + 3):
+                    marked[r, c] = True
+    return marked
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_near(
+    coords: Coords,
+    offsets: Ints,
+    finished: Bools,
+    low: Ints,
+    high: Ints,
+    marked: Bools,
+    offset: tuple[int, int],
+    cell_bits: int,
+) -> Coords:
+    """The corners of finished arcs that lie in a marked cell, or not strictly within bounds."""
+    taken = np.empty_like(coords)
+    size = 0
     for arc in range(finished.size):
-        if finished[arc]:
-            for vertex in range(offsets[arc], offsets[arc + 1]):
-                near[at] = marked[(coords[vertex, 1] - top) // cell + 1, (coords[vertex, 0] - left) // cell + 1]
-                at += 1
-    return near
+        if not finished[arc]:
+            continue
+        for vertex in range(offsets[arc], offsets[arc + 1]):
+            col, row = coords[vertex, 0], coords[vertex, 1]
+            near = marked[((row - 2 * offset[0]) >> cell_bits) + 1, ((col - 2 * offset[1]) >> cell_bits) + 1]
+            inner = (low[0] < col < high[0]) & (low[1] < row < high[1])
+            taken[size, 0], taken[size, 1] = col, row
+            size += near | (not inner)
+    return taken[:size].copy()
 
 
 class Joiner:
@@ -298,6 +322,7 @@ class Joiner:
         self._instances = Instances(none, none.astype(np.uint8), none, none.astype(np.bool_))
         self._histograms = Histograms.empty(0)
         self._obstacles = np.zeros((0, 2), np.int32)
+        self._row = 0
 
     def add(self, fragments: Sequence[Fragment], row_stop: int, *, last: bool) -> Polygons:
         """Takes in a row of chunks.
@@ -311,15 +336,30 @@ class Joiner:
             The instances that are complete now, sorted by id.
 
         Raises:
-            InputError: ``last``, and still something is open: a chunk is missing, or was given twice.
+            InputError: the chunks do not fill the rows between those above and ``row_stop``, each once; or what they
+                bring does not fit together.
         """
+        self._check_places(fragments, row_stop)
         self._take_in(fragments)
+        self._link_parts()
         self._finish_arcs(np.iinfo(np.int32).max if last else 2 * (row_stop - self._reach_px))
         polygons = self._close()
         if last and len(self._darts):
             raise InputError("boundaries do not meet across the chunks; give the fragment of every chunk once")
         self._forget(2 * (row_stop - self._reach_px))
         return polygons
+
+    def _check_places(self, fragments: Sequence[Fragment], row_stop: int) -> None:
+        """Refuses anything but one row of chunks, right below the last one."""
+        places = np.array(sorted(fragment.place.tolist() for fragment in fragments)).reshape(-1, 4)
+        edges = np.concatenate([[0], places[:, 2]])
+        in_row = (places[:, 1] == self._row) & (places[:, 3] == row_stop)
+        if not (in_row.all() and np.array_equal(edges[:-1], places[:, 0]) and edges[-1] == self._width):
+            raise InputError(
+                f"{len(fragments)} chunks do not fill the rows {self._row} to {row_stop} of the scene; "
+                "row after row, give the fragment of every chunk once"
+            )
+        self._row = row_stop
 
     def _take_in(self, fragments: Sequence[Fragment]) -> None:
         """Puts the fragments behind what is open."""
@@ -345,45 +385,73 @@ class Joiner:
         self._histograms = Histograms.merge(counts, group, ids.size)
         self._obstacles = np.concatenate([self._obstacles, *(fragment.obstacles for fragment in fragments)])
 
-    def _finish_arcs(self, row_limit: int) -> None:
-        """Links the cut arcs, and simplifies those that became whole and lie above a row (half pixels)."""
+    def _link_parts(self) -> None:
+        """Puts cut arcs together where they meet, so that what waits is as short as it would be in larger chunks."""
         parts = np.flatnonzero(~self._ready)
         if parts.size == 0:
             return
         vertices, offsets = take_ragged(self._arcs.offsets, parts)
         coords = self._arcs.coords[vertices]
         partner = _partners(coords, offsets, self._stops[parts], self._width)
-        lowest = np.maximum.reduceat(coords[:, 1], offsets[:-1])
-        chain, chain_offsets = _link(partner, lowest, row_limit)
-        if chain.size == 0:
-            return
-        is_loop = partner[chain[chain_offsets[:-1]]] != _AT_STOP
+        chain, chain_offsets = _link(partner)
+        heads, tails = chain[chain_offsets[:-1]], chain[chain_offsets[1:] - 1]
+        is_loop = partner[heads] >= 0
         lines, line_offsets, flipped = _join_lines(coords, offsets, chain, chain_offsets, is_loop)
-        waiting = np.ones(parts.size, np.bool_)
-        waiting[chain >> 1] = False
-        left_vertices, left_offsets = take_ragged(offsets, np.flatnonzero(waiting))
-        whole, left = Arcs(lines, line_offsets), Arcs(coords[left_vertices], left_offsets)
-        together = _concatenate([whole, left])
-        chosen = np.arange(len(together)) < len(whole)
-        simplified = self._simplify(together, chosen, self._obstacles)
-        self._obstacles = np.concatenate([self._obstacles, lines])
+        at_stop = np.stack([partner[heads] == _AT_STOP, partner[tails ^ 1] == _AT_STOP]) | is_loop
+        at_stop = np.where(flipped, at_stop[::-1], at_stop)
 
-        first_new = len(self._arcs)
-        new = Arcs(simplified.coords[: simplified.offsets[len(whole)]], simplified.offsets[: len(whole) + 1])
-        self._arcs = _concatenate([self._arcs, new])
-        self._ready = np.concatenate([self._ready, np.ones(len(whole), np.bool_)])
-        self._stops = np.concatenate([self._stops, np.full(len(whole), WHOLE, np.uint8)])
-        # a joined arc is brought by the dart of its first part in the dart's direction; the other parts add nothing
-        new_dart = np.full(2 * first_new, -2, np.int64)
-        whose = np.repeat(np.arange(len(whole)), np.diff(chain_offsets))
-        heads, tails = chain_offsets[:-1], chain_offsets[1:] - 1
-        along, against = 2 * parts[chain >> 1] + (chain & 1), 2 * parts[chain >> 1] + 1 - (chain & 1)
-        new_dart[along] = new_dart[against] = -1
-        new_dart[along[heads]] = 2 * (first_new + whose[heads]) + flipped
-        new_dart[against[tails]] = 2 * (first_new + whose[tails]) + 1 - flipped
-        darts = self._darts
-        mapped = np.where(darts.dart >= 0, new_dart[np.maximum(darts.dart, 0)], -2)
-        self._darts = Darts(np.where(mapped > -2, mapped, darts.dart), darts.owner, darts.start, darts.following)
+        first = len(self._arcs)
+        new = 2 * (first + np.arange(is_loop.size)) + flipped
+        forwards = 2 * parts[chain >> 1] + (chain & 1)
+        self._add_arcs(Arcs(lines, line_offsets), ready=False, stops=(at_stop[0] + 2 * at_stop[1]).astype(np.uint8))
+        # one dart each way: from where the first part's starts to where the last one's leads
+        place = np.full(2 * first, -1, np.int64)
+        place[self._darts.dart] = np.arange(len(self._darts))
+        firsts = place[np.concatenate([forwards[chain_offsets[:-1]], forwards[chain_offsets[1:] - 1] ^ 1])]
+        lasts = place[np.concatenate([forwards[chain_offsets[1:] - 1], forwards[chain_offsets[:-1]] ^ 1])]
+        has_owner = firsts >= 0
+        dart, following = self._darts.dart.copy(), self._darts.following.copy()
+        dart[firsts[has_owner]] = np.concatenate([new, new ^ 1])[has_owner]
+        following[firsts[has_owner]] = following[lasts[has_owner]]
+        kept = np.ones(first, np.bool_)
+        kept[parts[chain >> 1]] = False
+        remains = (dart >= 2 * first) | kept[np.minimum(dart >> 1, first - 1)]
+        self._darts = Darts(dart, self._darts.owner, self._darts.start, following).take(remains)
+        self._drop_arcs()
+
+    def _finish_arcs(self, row_limit: int) -> None:
+        """Simplifies the arcs that became whole and lie above a row (half pixels)."""
+        raw = np.flatnonzero(~self._ready)
+        if raw.size == 0:
+            return
+        vertices, offsets = take_ragged(self._arcs.offsets, raw)
+        coords = self._arcs.coords[vertices]
+        chosen = (self._stops[raw] == WHOLE) & (np.maximum.reduceat(coords[:, 1], offsets[:-1]) <= row_limit)
+        simplified = self._simplify(Arcs(coords, offsets), chosen, self._obstacles)
+        self._obstacles = np.concatenate([self._obstacles, coords[np.repeat(chosen, np.diff(offsets))]])
+        new = np.arange(len(self._arcs))
+        new[raw[chosen]] = len(self._arcs) + np.arange(np.count_nonzero(chosen))
+        vertices, offsets = take_ragged(simplified.offsets, np.flatnonzero(chosen))
+        self._add_arcs(
+            Arcs(simplified.coords[vertices], offsets), ready=True, stops=np.full(offsets.size - 1, WHOLE, np.uint8)
+        )
+        self._darts = replace(self._darts, dart=2 * new[self._darts.dart >> 1] + (self._darts.dart & 1))
+
+    def _add_arcs(self, arcs: Arcs, *, ready: bool, stops: NDArray[np.uint8]) -> None:
+        """Puts arcs behind the others."""
+        self._arcs = _concatenate([self._arcs, arcs])
+        self._ready = np.concatenate([self._ready, np.full(len(arcs), ready)])
+        self._stops = np.concatenate([self._stops, stops])
+
+    def _drop_arcs(self) -> None:
+        """Drops the arcs that no dart walks along."""
+        kept = np.zeros(len(self._arcs), np.bool_)
+        kept[self._darts.dart >> 1] = True
+        new = np.cumsum(kept) - 1
+        self._darts = replace(self._darts, dart=2 * new[self._darts.dart >> 1] + (self._darts.dart & 1))
+        vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(kept))
+        self._arcs = Arcs(self._arcs.coords[vertices], offsets)
+        self._ready, self._stops = self._ready[kept], self._stops[kept]
 
     def _close(self) -> Polygons:
         """Takes out the instances all of whose darts are there and finished."""
@@ -391,8 +459,8 @@ class Joiner:
         order = np.argsort(darts.start)
         starts = darts.start[order]
         place = np.minimum(np.searchsorted(starts, darts.following), max(starts.size - 1, 0))
-        is_open = (darts.dart >= 0) & ~self._ready[np.maximum(darts.dart, 0) >> 1] if len(darts) else np.zeros(0, bool)
-        is_open |= starts[place] != darts.following if len(darts) else is_open
+        is_open = ~self._ready[darts.dart >> 1]
+        is_open[starts[place] != darts.following] = True
         complete = ~np.isin(darts.owner, darts.owner[is_open])
         chosen = np.flatnonzero(complete)
         renumbered = np.cumsum(complete) - 1
@@ -421,21 +489,8 @@ class Joiner:
 
     def _forget(self, row_limit: int) -> None:
         """Drops arcs that no open instance needs, and obstacles that no arc can meet any more."""
-        darts = self._darts
-        kept = np.zeros(len(self._arcs), np.bool_)
-        kept[darts.dart[darts.dart >= 0] >> 1] = True
-        place = np.cumsum(kept) - 1
-        self._darts = Darts(
-            np.where(darts.dart >= 0, 2 * place[darts.dart >> 1] + (darts.dart & 1), -1),
-            darts.owner,
-            darts.start,
-            darts.following,
-        )
-        chosen = np.flatnonzero(kept)
-        vertices, offsets = take_ragged(self._arcs.offsets, chosen)
-        self._arcs = Arcs(self._arcs.coords[vertices], offsets)
-        self._ready, self._stops = self._ready[chosen], self._stops[chosen]
-        waiting = self._arcs.coords[np.repeat(~self._ready, np.diff(offsets)), 1]
+        self._drop_arcs()
+        waiting = self._arcs.coords[np.repeat(~self._ready, np.diff(self._arcs.offsets)), 1]
         highest = min(row_limit, int(waiting.min()) - 2 * self._reach_px) if waiting.size else row_limit
         self._obstacles = self._obstacles[self._obstacles[:, 1] >= highest]
 
@@ -472,40 +527,33 @@ def _partners(coords: Coords, offsets: Ints, stops: NDArray[np.uint8], scene_wid
 
 
 @numba.njit(cache=True, nogil=True)
-def _link(partner: Ints, lowest: Ints, row_limit: int) -> tuple[Ints, Ints]:
-    """Chains of parts that are whole, from stop to stop or closed, and reach no row below the limit.
+def _link(partner: Ints) -> tuple[Ints, Ints]:
+    """Chains of parts that meet, from end to end or closed; a part that meets none is no chain.
 
     Returns:
         ``2 * part + reversed``, chain after chain, and the chains' offsets.
     """
-    parts = lowest.size
+    parts = partner.size // 2
     chain = np.empty(parts, np.int64)
     offsets = np.zeros(parts + 1, np.int64)
     seen = np.zeros(parts, np.bool_)
     chains = 0
     used = 0
-    for phase in range(2):  # from the stops first; what is left then and has no open end is a loop
-        for part in range(parts):
-            for end in range(2 if phase == 0 else 1):
-                if seen[part] or (phase == 0 and partner[2 * part + end] != _AT_STOP):
-                    continue
-                at = 2 * part + end
-                size = 0
-                while True:
-                    seen[at >> 1] = True
-                    chain[used + size] = at
-                    size += 1
-                    following = partner[at ^ 1]
-                    if following < 0 or seen[following >> 1]:
-                        break
-                    at = following
-                whole = following == (_AT_STOP if phase == 0 else 2 * part)
-                for step in range(size):
-                    whole &= lowest[chain[used + step] >> 1] <= row_limit
-                if whole:
-                    used += size
-                    chains += 1
-                    offsets[chains] = used
+    for phase in range(2):  # from the ends first; what is left then are loops
+        for end in range(2 * parts):
+            if seen[end >> 1] or (phase == 0 and (partner[end] >= 0 or partner[end ^ 1] < 0)):
+                continue
+            if partner[end] < 0 and partner[end ^ 1] < 0:
+                continue
+            at = end
+            while not seen[at >> 1]:
+                seen[at >> 1] = True
+                chain[used] = at
+                used += 1
+                if partner[at ^ 1] >= 0:
+                    at = partner[at ^ 1]
+            chains += 1
+            offsets[chains] = used
     return chain[:used].copy(), offsets[: chains + 1].copy()
 
 

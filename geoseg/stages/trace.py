@@ -84,9 +84,9 @@ def trace_chunk(labels: NDArray[np.int32], window: Window, scene_shape: tuple[in
     coords, offsets, hands, stops, start, following = _walk_all(
         labels,
         corners,
-        np.flatnonzero(corners & STOP),
+        _find_bytes(corners.ravel(), STOP, STOP, turns),
         outline,
-        np.flatnonzero((corners & (CODE | STOP)) == (1 << EAST | 1 << SOUTH)),
+        _find_bytes(corners.ravel(), CODE | STOP, 1 << EAST | 1 << SOUTH, turns),
         turns,
         (window.row_stop == scene_shape[0], window.col_stop == scene_shape[1]),
         (window.row_off - 1, window.col_off - 1),
@@ -169,6 +169,26 @@ def _corner_bytes(
             corners[row, col] = code | STOP * (branching | (turning & picked))
             turns += int(turning)
     return corners, turns
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_bytes(data: NDArray[np.uint8], bits: int, value: int, most: int) -> NDArray[np.int64]:
+    """Places of the bytes of which these bits have this value; ``most``: there are no more."""
+    places = np.empty(most + 1, np.int64)
+    count = 0
+    words = data[: data.size // 8 * 8].view(np.uint64)
+    ones, highs = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+    all_bits, all_values = ones * np.uint64(bits), ones * np.uint64(value)
+    for word in range(words.size):
+        differ = (words[word] & all_bits) ^ all_values
+        if (differ - ones) & ~differ & highs:  # a byte of zeros
+            for place in range(8 * word, 8 * word + 8):  # without branches: they would be guessed badly
+                places[count] = place
+                count += (data[place] & bits) == value
+    for place in range(8 * words.size, data.size):
+        places[count] = place
+        count += (data[place] & bits) == value
+    return places[:count].copy()
 
 
 @numba.njit(cache=True, nogil=True)
