@@ -29,11 +29,14 @@ class CardClass:
         code: value in the mask, 1-254.
         name: the layer's name.
         colour: (red, green, blue), 0-255.
+        boundary_of: name of the class whose instances this class bounds: it has no layer of its own, it keeps touching
+            instances apart and is given back to them. Else ``None``.
     """
 
     code: int
     name: str
     colour: tuple[int, int, int]
+    boundary_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Card:
             std=tuple(float(band["stddev"]) for band in scaling),
             gsd_range_m=(float(low), float(high)),
             classes=tuple(
-                CardClass(entry["value"], entry["name"], _colour(entry["color_hint"]))
+                CardClass(entry["value"], entry["name"], _colour(entry["color_hint"]), entry.get("geoseg:boundary_of"))
                 for entry in network_output["classification:classes"]
                 if entry["value"] != 0
             ),
@@ -157,6 +160,7 @@ class Card:
                 "description": entry.name,
                 "color_hint": bytes(entry.colour).hex().upper(),
             }
+            | ({"geoseg:boundary_of": entry.boundary_of} if entry.boundary_of else {})
             for entry in self.classes
         ]
         return {
@@ -244,7 +248,10 @@ class Card:
     @cached_property
     def digest(self) -> str:
         """Digest of all that decides a prediction: weights, architecture, scaling, classes, tiling."""
-        classes = [(entry.code, entry.name) for entry in self.classes]
+        # a card without boundaries keeps the digest that it had before there were any
+        classes = [
+            tuple(value for value in (entry.code, entry.name, entry.boundary_of) if value) for entry in self.classes
+        ]
         facts = [
             self.weights_sha256,
             self.architecture,
@@ -274,11 +281,17 @@ class Card:
         Raises:
             ModelError: a name that the model does not know.
         """
-        known = {entry.name: entry.code for entry in self.classes}
+        known = {entry.name: entry.code for entry in self.classes if entry.boundary_of is None}
         unknown = [name for name in names or () if name not in known]
         if unknown:
             raise ModelError(f"model {self.name} has no class {', '.join(unknown)}; it has {', '.join(known)}")
         return {name: code for name, code in known.items() if names is None or name in names}
+
+    @property
+    def boundaries(self) -> tuple[tuple[int, int], ...]:
+        """(code, boundary code) of the classes whose touching instances stay apart."""
+        codes = {entry.name: entry.code for entry in self.classes}
+        return tuple((codes[entry.boundary_of], entry.code) for entry in self.classes if entry.boundary_of)
 
 
 def _colour(hint: str) -> tuple[int, int, int]:
@@ -307,6 +320,12 @@ def _check(card: Card) -> None:
         )
     if not all(1 <= entry.code <= 254 for entry in card.classes) or not card.classes:
         raise ModelError(f"{card.path} has class codes outside 1-254")
+    layers = {entry.name for entry in card.classes if entry.boundary_of is None}
+    bounded = [entry.boundary_of for entry in card.classes if entry.boundary_of is not None]
+    if not layers.issuperset(bounded) or len(set(bounded)) < len(bounded):
+        raise ModelError(
+            f"{card.path} has boundaries of {', '.join(bounded)}; expected one at most of each of its layers"
+        )
     try:
         require_layer_names(tuple(entry.name for entry in card.classes))
     except SettingsError as error:

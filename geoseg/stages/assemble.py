@@ -25,7 +25,7 @@ def assemble(
 
     Args:
         arcs: pieces of boundary.
-        darts: int64 ``(n,)``, ``2 * arc`` for an arc walked forwards, plus 1 for backwards; -1 adds nothing to its ring.
+        darts: int64 ``(n,)``, ``2 * arc`` for an arc walked forwards, plus 1 for backwards; -1 adds nothing.
         following: int64 ``(n,)``, for each dart the place in ``darts`` of the one that follows it: a permutation.
         owner: int64 ``(n,)``, the instance on the right hand of each dart.
         keep_straight: keep vertices in the middle of a straight stretch, where the neighbour changes. With them the
@@ -35,7 +35,10 @@ def assemble(
         coords, ring_offsets and polygon_offsets as in :class:`geoseg.rings.Polygons`, and the owner of each polygon,
         ascending.
     """
-    coords, offsets, first_dart, is_hole = _close_rings(arcs.coords, arcs.offsets, darts, following, keep_straight)
+    coords, offsets, first_dart = _close_rings(arcs.coords, arcs.offsets, darts, following)
+    if not keep_straight:
+        coords, offsets = _drop_straight(coords, offsets)
+    coords, is_hole = _start_at_least(coords, offsets)
     owners = owner[first_dart]
     order = np.lexsort((*coords[offsets[:-1]].T, is_hole, owners))
     coords, offsets = _reorder(coords, offsets, order)
@@ -45,28 +48,22 @@ def assemble(
 
 @numba.njit(cache=True, nogil=True)
 def _close_rings(
-    coords: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    darts: NDArray[np.int64],
-    following: NDArray[np.int64],
-    keep_straight: bool,
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Rings that start at their least vertex (by row, then col) and repeat it; their first darts; which are holes."""
+    coords: NDArray[np.int32], offsets: NDArray[np.int64], darts: NDArray[np.int64], following: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Closed rings, and the first dart of each."""
     room = darts.size
     for dart in darts:
         if dart >= 0:
             room += offsets[(dart >> 1) + 1] - offsets[dart >> 1]
-    ring = np.empty((room, 2), np.int32)  # one ring at a time
     closed = np.empty((room, 2), np.int32)
     closed_offsets = np.zeros(darts.size + 1, np.int64)
     first_dart = np.empty(darts.size, np.int64)
-    is_hole = np.empty(darts.size, np.bool_)
     seen = np.zeros(darts.size, np.bool_)
     rings = 0
+    to = 0
     for first in range(darts.size):
         if seen[first]:
             continue
-        size = 0
         at = first
         while not seen[at]:
             seen[at] = True
@@ -77,52 +74,68 @@ def _close_rings(
             begin, end = offsets[dart >> 1], offsets[(dart >> 1) + 1]
             for step in range(end - begin - 1):  # the last vertex is the first of what follows
                 vertex = begin + step if dart & 1 == 0 else end - 1 - step
-                ring[size, 0], ring[size, 1] = coords[vertex, 0], coords[vertex, 1]
-                size += 1
-        if not keep_straight:
-            size = _drop_straight(ring, size)
-        least = 0
-        doubled_area = 0
-        before = size - 1
-        for here in range(size):
-            if ring[here, 1] < ring[least, 1] or (ring[here, 1] == ring[least, 1] and ring[here, 0] < ring[least, 0]):
-                least = here
-            # relative to the first vertex, so that the products stay small
-            x, y = np.int64(ring[here, 0]) - ring[0, 0], np.int64(ring[here, 1]) - ring[0, 1]
-            x_before, y_before = np.int64(ring[before, 0]) - ring[0, 0], np.int64(ring[before, 1]) - ring[0, 1]
-            doubled_area += x_before * y - x * y_before
-            before = here
-        to = closed_offsets[rings]
-        for step in range(size + 1):
-            here = least + step
-            here = here if here < size else here - size
-            closed[to + step, 0], closed[to + step, 1] = ring[here, 0], ring[here, 1]
+                closed[to, 0], closed[to, 1] = coords[vertex, 0], coords[vertex, 1]
+                to += 1
+        begin = closed_offsets[rings]
+        closed[to, 0], closed[to, 1] = closed[begin, 0], closed[begin, 1]
+        to += 1
         first_dart[rings] = first
-        is_hole[rings] = doubled_area < 0
         rings += 1
-        closed_offsets[rings] = to + size + 1
-    return (
-        closed[: closed_offsets[rings]],
-        closed_offsets[: rings + 1].copy(),
-        first_dart[:rings].copy(),
-        is_hole[:rings].copy(),
-    )
+        closed_offsets[rings] = to
+    return closed[:to], closed_offsets[: rings + 1].copy(), first_dart[:rings].copy()
 
 
 @numba.njit(cache=True, nogil=True)
-def _drop_straight(ring: NDArray[np.int32], size: int) -> int:
-    """Drop the vertices of an axis-parallel ring at which it does not turn, in place; returns the new size."""
-    kept = 0
-    last_row = ring[size - 1, 1]
-    first_row = ring[0, 1]
-    for here in range(size):
-        col, row = ring[here, 0], ring[here, 1]
-        next_row = ring[here + 1, 1] if here + 1 < size else first_row
-        if (last_row == row) != (row == next_row):
-            ring[kept, 0], ring[kept, 1] = col, row
-            kept += 1
-        last_row = row
-    return kept
+def _drop_straight(
+    coords: NDArray[np.int32], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Axis-parallel rings without the vertices at which they do not turn."""
+    kept = np.empty_like(coords)
+    kept_offsets = np.zeros_like(offsets)
+    to = 0
+    for ring in range(offsets.size - 1):
+        begin, end = offsets[ring], offsets[ring + 1] - 1
+        before = end - 1
+        for here in range(begin, end):
+            if (coords[before, 1] == coords[here, 1]) != (coords[here, 1] == coords[here + 1, 1]):
+                kept[to, 0], kept[to, 1] = coords[here, 0], coords[here, 1]
+                to += 1
+            before = here
+        first = kept_offsets[ring]
+        kept[to, 0], kept[to, 1] = kept[first, 0], kept[first, 1]
+        to += 1
+        kept_offsets[ring + 1] = to
+    return kept[:to], kept_offsets
+
+
+@numba.njit(cache=True, nogil=True)
+def _start_at_least(
+    coords: NDArray[np.int32], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Rings from their least vertex on, by row, then col; and which of them are holes: they run the other way."""
+    turned = np.empty_like(coords)
+    is_hole = np.empty(offsets.size - 1, np.bool_)
+    for ring in range(offsets.size - 1):
+        begin, end = offsets[ring], offsets[ring + 1] - 1
+        least = begin
+        doubled_area = 0
+        for here in range(begin, end):
+            row, col = coords[here, 1], coords[here, 0]
+            if row < coords[least, 1] or (row == coords[least, 1] and col < coords[least, 0]):
+                least = here
+            # relative to the first vertex, so that the products stay small
+            x, y = np.int64(col) - coords[begin, 0], np.int64(row) - coords[begin, 1]
+            x_step, y_step = coords[here + 1, 0] - col, coords[here + 1, 1] - row
+            doubled_area += x * y_step - x_step * y
+        is_hole[ring] = doubled_area < 0
+        to = begin
+        for here in range(least, end):
+            turned[to, 0], turned[to, 1] = coords[here, 0], coords[here, 1]
+            to += 1
+        for here in range(begin, least + 1):
+            turned[to, 0], turned[to, 1] = coords[here, 0], coords[here, 1]
+            to += 1
+    return turned, is_hole
 
 
 @numba.njit(cache=True, nogil=True)
