@@ -267,8 +267,7 @@ def _layer_of(
     if keys:
         hilbert, ids, file, row, sizes = (np.concatenate(parts) for parts in list(zip(*keys, strict=True))[:5])
         order = np.lexsort((ids, hilbert))
-        ids = ids[order]
-        if (np.diff(hilbert[order]) == 0)[np.diff(ids) == 0].any():
+        if ((np.diff(hilbert[order]) == 0) & (np.diff(ids[order]) == 0)).any():
             raise ValueError(f"a polygon of layer {name} is given twice")
         file, row, sizes = file[order], row[order], sizes[order]
         bounds = np.array([part.bounds for part in keys])

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _THREADS = min(os.cpu_count() or 1, 4)
+_TEXT_ROWS = 4096  # a thread has several copies of its batch in memory
 
 
 def write_geojson(path: str | os.PathLike[str], layer: Layer) -> None:
@@ -74,7 +75,7 @@ def _write_features(path: Path, layer: Layer, before: str, between: str, after: 
             with inside.open("wb") as file:
                 file.write(before.encode())
                 gap = b""
-                for text in _ahead(lambda batch: features_text(batch, crs, between), layer.batches()):
+                for text in _ahead(lambda batch: features_text(batch, crs, between), layer.batches(_TEXT_ROWS)):
                     file.write(gap)
                     file.write(text)
                     gap = between.encode()

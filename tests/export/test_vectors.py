@@ -15,13 +15,10 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rasterio.features import shapes as gdal_shapes
 
 from geoseg.errors import OutputError, SettingsError
 from geoseg.export import rows
-from geoseg.export.geojson import to_lonlat
 from geoseg.export.rows import LAYER_SCHEMA, Layer
 from geoseg.export.vectors import (
     FORMATS,
@@ -212,24 +209,6 @@ def test_geojson_writes_every_kind_of_value(tmp_path):
     assert sorted(str(row["confidence"]) for row in rows) == ["0.0", "1.0", "None"]
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    gsd_m=st.sampled_from([0.005, 0.02, 0.1, 0.3, 2.0]),
-    fill=st.floats(0.2, 0.9),
-)
-def test_rounding_never_makes_a_polygon_invalid_or_lose_much(seed, gsd_m, fill):
-    shapes = pixel_polygons(seed, rows=24, cols=24, gsd_m=gsd_m, fill=fill)
-    rounded = to_lonlat(shapes, UTM32)
-    assert len(rounded) == len(shapes)
-    kept = np.array([shape is not None for shape in rounded], dtype=bool)
-    assert kept.all() or gsd_m < 0.03
-    assert shapely.is_valid(rounded[kept]).all()
-    assert set(shapely.get_type_id(rounded[kept])) <= {3, 6}
-    back = gpd.GeoSeries(rounded[kept], crs=4326).to_crs(UTM32).area.to_numpy()
-    assert (np.abs(back - shapely.area(shapes[kept])) <= 0.012 * shapely.length(shapes[kept])).all()
-
-
 def test_what_rounding_breaks_is_mended_and_what_it_wipes_out_is_null(tmp_path):
     shell = [(9, 45), (9.001, 45.0003), (9.001, 45.001), (9, 45.001)]
     nearly_touching = shapely.Polygon(shell, [[(9.0003337, 45.00010013), (9.0005, 45.0008), (9.0003, 45.0008)]])
@@ -249,21 +228,6 @@ def test_what_rounding_breaks_is_mended_and_what_it_wipes_out_is_null(tmp_path):
     assert shapely.area(back.geometry[0]) == pytest.approx(nearly_touching.area, rel=1e-3)
 
 
-def test_long_straight_edges_stay_where_they_are():
-    # 30 km along a parallel of UTM: the straight line in longitude and latitude strays 25 m from the true edge
-    strip = shapely.box(560_000, 5_500_000, 590_000, 5_500_010)
-    exact = shapely.segmentize(strip, 10.0)
-    expected = gpd.GeoSeries([exact], crs=UTM32).to_crs(4326)
-    ours = to_lonlat([strip], UTM32)[0]
-    assert shapely.symmetric_difference(ours, expected[0]).area / expected[0].area < 0.003
-    straight = gpd.GeoSeries([strip], crs=UTM32).to_crs(4326)
-    assert straight[0].symmetric_difference(expected[0]).area / expected[0].area > 1  # so the case is a case
-
-
-def geodesic_area(shape):
-    return abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shape)[0])
-
-
 @pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:32601"])
 def test_polygons_are_split_at_the_antimeridian(tmp_path, crs):
     x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(180, 10)
@@ -278,53 +242,6 @@ def test_polygons_are_split_at_the_antimeridian(tmp_path, crs):
     assert back.geometry[0].bounds[2] == 180
     areas = back.to_crs(crs).area  # each part of its own
     assert areas.to_numpy() == pytest.approx([across.area, beside.area], rel=1e-3)
-
-
-@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4269", "EPSG:4267", "EPSG:4807"])
-def test_longitudes_beyond_180_come_back_into_range(crs):
-    # NAD27 goes through a datum shift that wraps longitudes; the last one counts grads from Paris
-    turn = 400 if crs == "EPSG:4807" else 360
-    across, beyond = shapely.box(turn / 2 - 5, 1, turn / 2 + 5, 2), shapely.box(turn - 160, -1, turn - 159, 1)
-    split, moved = to_lonlat([across, beyond], crs)
-    assert split.geom_type == "MultiPolygon"
-    assert split.bounds[::2] == (-180, 180)
-    assert split.area == pytest.approx(across.area * (360 / turn) ** 2, rel=1e-3)
-    assert moved.geom_type == "Polygon"
-    assert moved.area == pytest.approx(beyond.area * (360 / turn) ** 2, rel=1e-3)
-    if crs == "EPSG:4326":
-        assert shapely.equals(split, shapely.union(shapely.box(175, 1, 180, 2), shapely.box(-180, 1, -175, 2)))
-        assert shapely.equals(moved, shapely.box(-160, -1, -159, 1))
-
-
-def test_a_polygon_around_the_world_stays_as_it_is():
-    world = shapely.box(-180, -90, 180, 90)
-    assert shapely.equals(to_lonlat([world], "EPSG:4326")[0], world)
-
-
-@pytest.mark.parametrize(("crs", "pole"), [("EPSG:3995", 90.0), ("EPSG:3031", -90.0)])
-def test_polygons_around_a_pole_are_closed_at_the_pole(crs, pole):
-    disc = shapely.Point(0, 0).buffer(300_000)
-    hole = shapely.Point(-1_000, 100_000).buffer(20_000)  # across the antimeridian or the zero meridian
-    shapes = [disc, disc.difference(hole), disc.difference(shapely.Point(0, 0).buffer(50_000))]
-    whole, holed, annulus = to_lonlat(shapes, crs)
-    assert shapely.is_valid([whole, holed, annulus]).all()
-    assert pole in whole.bounds
-    assert pole not in annulus.bounds
-    scale = geodesic_area(whole) / disc.area
-    assert geodesic_area(holed) == pytest.approx(shapes[1].area * scale, rel=1e-4)
-    assert geodesic_area(annulus) == pytest.approx(shapes[2].area * scale, rel=1e-4)
-
-
-def test_lines_are_split_too():
-    line = shapely.LineString([(179.5, 0), (180.5, 1)])
-    parts = to_lonlat([line], "EPSG:4326")[0]
-    assert parts.bounds == (-180, 0, 180, 1)
-    assert parts.length == pytest.approx(line.length)
-
-
-def test_coordinates_off_the_globe_are_an_error():
-    with pytest.raises(OutputError, match="lie nowhere on the globe; check the CRS"):
-        to_lonlat([shapely.box(1e9, 1e9, 1e9 + 1, 1e9 + 1)], UTM32)
 
 
 # --- GeoParquet -------------------------------------------------------------------------------------------------
