@@ -3,29 +3,28 @@
 A component of a class below its least area, or a patch of background below its own that touches neither nodata nor the
 scene's edge, is *small*. The others are *survivors*. A small component goes to the class, background included, with
 which it shares the longest boundary, counting survivors only; of equally long ones, to the smaller code. Nodata takes
-nothing over. Where all neighbours are small as well it waits for them: they may be taken over in this *round*, and are
-then survivors in the next. What still waits when a round has changed nothing becomes background. So the coverage never
-gets a gap.
+nothing over. Where all neighbours are small as well it waits for them: they may be taken over in this *turn*, and are
+then survivors in the next. What still waits after the last turn, far from all survivors, is noise and becomes
+background. So the coverage never gets a gap.
 
-A round over all chunks:
+A turn over all chunks:
 
 1. :func:`find_small`, per chunk: find the components, and what is known of those that touch the chunk's edges.
 2. :func:`merge_small`, once: add up the parts of components that lie in several chunks, and decide about these.
 3. :func:`sieve_chunk`, per chunk that has anything small: decide about the components inside, and rewrite the mask.
 
-The next round needs new faces only of the chunks that changed. It is over when :attr:`Sieve.todo` is empty, or when no
-chunk has changed: then what waits is dropped by a last :func:`sieve_chunk`::
+Small components that wait for each other inside a chunk get all their turns at once. So another turn over the chunks is
+needed only where one that touches a chunk's edge waits; and only chunks that changed need new faces for it::
 
     faces = {window: find_small(masks[window], window, rules) for window in windows}
-    while todo := (sieve := merge_small(faces.values(), rules)).todo:
-        changed = []
-        for window in todo:
-            masks[window], count = sieve_chunk(masks[window], sieve.decision(window), rules)
-            changed += [window] * (count > 0)
-        if not changed:
-            for window in todo:
-                masks[window], _ = sieve_chunk(masks[window], sieve.decision(window), rules, drop=True)
+    turn = 1
+    while todo := (sieve := merge_small(faces.values(), rules, turn)).todo:
+        results = {window: sieve_chunk(masks[window], sieve.decision(window), rules) for window in todo}
+        changed = [window for window in todo if results[window].changed_px]
+        masks |= {window: results[window].mask for window in changed}
+        if not any(result.waiting for result in results.values()):
             break
+        turn = turn + 1 if changed else rules.turns  # where nothing moves, the last turn comes now
         faces |= {window: find_small(masks[window], window, rules) for window in changed}
 
 A component that lies in one chunk alone is decided there; what moves between processes is bounded by the perimeter of a
@@ -40,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -50,12 +50,16 @@ from geoseg.components import Components, check_chunk, find_components, grid_of,
 from geoseg.errors import InputError
 from geoseg.lattice import Window
 
-__all__ = ["Sieve", "SieveDecision", "SieveFaces", "SieveRules", "find_small", "merge_small", "sieve_chunk"]
+__all__ = ["Sieve", "SieveDecision", "SieveFaces", "SieveRules", "Sieved", "find_small", "merge_small", "sieve_chunk"]
 
 PixelArea = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
-# Columns of contact tables: a survivor's class code, or this plus the number of a component on the chunk's edge.
-ON_EDGE = 256
+# Columns of contact tables: a survivor's class code, or this plus the number of a component.
+NUMBERED = 256
+
+# Pixel areas are sampled at so many rows and columns of the scene, its first and last among them, for a lower bound.
+# They vary smoothly, so that none is below half of the least sample.
+AREA_SAMPLES = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +73,31 @@ class SieveRules:
         pixel_area_m2: ground area of the pixels at the given rows and columns. A component's area is its number of
             pixels times the area of its first one.
         boundaries: the code of each split class, to the code of its boundary.
+        turns: how many turns small components get before what still waits becomes background.
+        most_px: float64 ``(256,)``, by code: no component with more pixels is small.
     """
 
     scene_shape: tuple[int, int]
     least_m2: Mapping[int, float]
     pixel_area_m2: PixelArea
     boundaries: Mapping[int, int] = field(default_factory=dict)
+    turns: int = 8
+    most_px: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if NODATA in self.least_m2 or set(self.least_m2) & set(self.boundaries.values()):
             raise InputError(
                 f"least areas for the codes {sorted(self.least_m2)}; nodata and boundaries have none, leave them out"
             )
+        rows, cols = (np.unique(np.linspace(0, side - 1, AREA_SAMPLES).astype(np.int64)) for side in self.scene_shape)
+        areas = self.pixel_area_m2(np.repeat(rows, cols.size), np.tile(cols, rows.size))
+        object.__setattr__(self, "most_px", 2 * self._least() / areas.min())
+
+    def _least(self) -> NDArray[np.float64]:
+        """By code, the area below which a component is small."""
+        least = np.zeros(256)
+        least[list(self.least_m2)] = list(self.least_m2.values())
+        return least
 
     def are_small(
         self,
@@ -97,9 +114,8 @@ class SieveRules:
             first: int64 ``(n,)``, flat index of each component's first pixel in the scene.
             pinned: bool ``(n,)``, whether it touches nodata or the scene's edge.
         """
-        least = np.zeros(256)
-        least[list(self.least_m2)] = list(self.least_m2.values())
-        perhaps = np.flatnonzero((least[code] > 0) & ~(pinned & (code == BACKGROUND)))
+        least = self._least()
+        perhaps = np.flatnonzero((area_px <= self.most_px[code]) & ~(pinned & (code == BACKGROUND)))
         area_m2 = area_px[perhaps] * self.pixel_area_m2(*np.divmod(first[perhaps], self.scene_shape[1]))
         small = np.zeros(code.size, np.bool_)
         small[perhaps] = area_m2 < least[code[perhaps]]
@@ -124,8 +140,9 @@ class SieveFaces:
         first: int64 ``(k,)``, flat row-major index in the scene of its first pixel in this chunk.
         area_px: int64 ``(k,)``, its pixels in this chunk.
         pinned: bool ``(k,)``, whether it touches nodata in this chunk, or the scene's edge.
-        contacts: int64 ``(3, n)``: component; neighbour; length in pixels of their shared boundary. A neighbour is the
-            class code of survivors inside the chunk, or 256 plus the number of a component that touches the edges.
+        contacts: int64 ``(3, n)``: a component that may be small; neighbour; length in pixels of their shared boundary.
+            A neighbour is the class code of survivors inside the chunk, or 256 plus the number of a component that
+            touches the edges.
         has_small: whether there is a small component inside the chunk.
     """
 
@@ -147,16 +164,34 @@ class SieveDecision:
         window: the chunk's window in the scene.
         code: uint8 ``(k,)``, their new class codes.
         small: bool ``(k,)``, which of them are small.
+        waits: bool ``(k,)``, which of them have no survivor around them yet.
+        turns: how many turns are left, this one included.
     """
 
     window: Window
     code: NDArray[np.uint8]
     small: NDArray[np.bool_]
+    waits: NDArray[np.bool_]
+    turns: int
+
+
+class Sieved(NamedTuple):
+    """One chunk after a turn.
+
+    Attributes:
+        mask: uint8 ``(height, width)``, the new mask.
+        changed_px: how many of its pixels are new.
+        waiting: how many small components wait for the next turn.
+    """
+
+    mask: NDArray[np.uint8]
+    changed_px: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sieve:
-    """The decisions of one round. Made by :func:`merge_small`.
+    """The decisions of one turn. Made by :func:`merge_small`.
 
     Attributes:
         todo: windows of the chunks that have a small component.
@@ -196,9 +231,11 @@ def find_small(mask: NDArray[np.uint8], window: Window, rules: SieveRules) -> Si
     number[on_edge] = np.arange(on_edge.size)
 
     row_of, col_of = np.full((2, len(found) + 2), -1, np.int64)
-    row_of[on_edge] = np.arange(on_edge.size)
+    row_of[on_edge] = np.where(
+        found.area_px[on_edge] <= rules.most_px[found.code[on_edge]], np.arange(on_edge.size), -1
+    )
     col_of[1:-1] = np.where(small[1:], -1, found.code[1:].astype(np.int64))
-    col_of[on_edge] = ON_EDGE + row_of[on_edge]
+    col_of[on_edge] = NUMBERED + np.arange(on_edge.size)
     return SieveFaces(
         window=window,
         edges=number[rim],
@@ -206,17 +243,18 @@ def find_small(mask: NDArray[np.uint8], window: Window, rules: SieveRules) -> Si
         first=first[on_edge],
         area_px=found.area_px[on_edge],
         pinned=pinned[on_edge],
-        contacts=_contacts(found, row_of, col_of, ON_EDGE + on_edge.size),
+        contacts=_contacts(found, row_of, col_of, NUMBERED + on_edge.size),
         has_small=bool(small.any()),
     )
 
 
-def merge_small(faces: Iterable[SieveFaces], rules: SieveRules) -> Sieve:
+def merge_small(faces: Iterable[SieveFaces], rules: SieveRules, turn: int) -> Sieve:
     """Decide about all components that touch a chunk's edges.
 
     Args:
         faces: one per chunk, in any order. The windows must be the cells of one grid over the whole scene.
         rules: the same as for :func:`find_small`.
+        turn: 1 to ``rules.turns``.
 
     Raises:
         InputError: the windows do not tile the scene.
@@ -243,41 +281,41 @@ def merge_small(faces: Iterable[SieveFaces], rules: SieveRules) -> Sieve:
 
     # contacts of small groups with survivors, as (group, code, length)
     meeting = [np.concatenate([both, both[::-1]], axis=1)]
-    found = [np.stack([group[meeting[0][0]], group[meeting[0][1]] + ON_EDGE, np.ones(meeting[0].shape[1], np.int64)])]
+    found = [np.stack([group[meeting[0][0]], group[meeting[0][1]] + NUMBERED, np.ones(meeting[0].shape[1], np.int64)])]
     for place, face in grid.items():
         component, neighbour, length = face.contacts
-        elsewhere = neighbour >= ON_EDGE
+        elsewhere = neighbour >= NUMBERED
         named = neighbour.copy()
-        named[elsewhere] = group[neighbour[elsewhere] - ON_EDGE + starts[place]] + ON_EDGE
+        named[elsewhere] = group[neighbour[elsewhere] - NUMBERED + starts[place]] + NUMBERED
         found.append(np.stack([group[component + starts[place]], named, length]))
     contacts = np.concatenate(found, axis=1)
-    is_group = contacts[1] >= ON_EDGE
+    is_group = contacts[1] >= NUMBERED
     survives = ~is_group
-    survives[is_group] = ~small[contacts[1, is_group] - ON_EDGE]
-    contacts[1, is_group] = group_code[contacts[1, is_group] - ON_EDGE]
-    new = _take_over(contacts[:, survives], group_code, small, rules)
+    survives[is_group] = ~small[contacts[1, is_group] - NUMBERED]
+    contacts[1, is_group] = group_code[contacts[1, is_group] - NUMBERED]
+    new, decided = _take_over(contacts[:, survives], group_code, small, rules)
 
     decisions = {}
     for place, face in grid.items():
         here = group[starts[place] : starts[place] + len(face.code)]
-        decisions[face.window] = SieveDecision(window=face.window, code=new[here], small=small[here])
+        decisions[face.window] = SieveDecision(
+            window=face.window,
+            code=new[here],
+            small=small[here],
+            waits=(small & ~decided)[here],
+            turns=rules.turns + 1 - turn,
+        )
     todo = tuple(face.window for face in grid.values() if face.has_small or decisions[face.window].small.any())
     return Sieve(todo=todo, _decisions=decisions)
 
 
-def sieve_chunk(
-    mask: NDArray[np.uint8], decision: SieveDecision, rules: SieveRules, *, drop: bool = False
-) -> tuple[NDArray[np.uint8], int]:
+def sieve_chunk(mask: NDArray[np.uint8], decision: SieveDecision, rules: SieveRules) -> Sieved:
     """Rewrite the small components of one chunk.
 
     Args:
         mask: uint8 ``(height, width)``, as given to :func:`find_small`.
         decision: this chunk's, from :meth:`Sieve.decision`.
         rules: the same as for :func:`find_small`.
-        drop: make all small components background, since no round will take them over.
-
-    Returns:
-        the new mask, and the number of pixels that changed.
 
     Raises:
         InputError: the mask is not uint8 of the decision's window, or not the one that was merged.
@@ -288,20 +326,23 @@ def sieve_chunk(
     if on_edge.size != decision.code.size:
         raise InputError(f"the decision is for another mask at {decision.window}; merge the faces of this mask first")
     _, _, small = _judge(found, on_edge, decision.window, rules)
+    inside = np.flatnonzero(small)
+    edge_small = on_edge[decision.small]
+    numbered = np.concatenate([inside, edge_small])
+    row_of, col_of = np.full((2, len(found) + 2), -1, np.int64)
+    row_of[inside] = np.arange(inside.size)
+    col_of[1:-1] = found.code[1:]
+    col_of[numbered] = NUMBERED + np.arange(numbered.size)
+    contacts = _contacts(found, row_of, col_of, NUMBERED + numbered.size)
+    code, waits = _take_turns(contacts, found.code[inside], found.code[edge_small], decision, rules)
     new = found.code.copy()
-    if drop:
-        small[on_edge] = decision.small
-        new[small] = BACKGROUND
-    else:
-        inside = np.flatnonzero(small)
-        row_of, col_of = np.full((2, len(found) + 2), -1, np.int64)
-        row_of[inside] = np.arange(inside.size)
-        small[on_edge] = decision.small
-        col_of[1:-1] = np.where(small[1:], -1, found.code[1:].astype(np.int64))
-        contacts = _contacts(found, row_of, col_of, ON_EDGE)
-        new[inside] = _take_over(contacts, found.code[inside], np.ones(inside.size, np.bool_), rules)
-        new[on_edge] = decision.code
-    return found.repaint(mask, new), int(found.area_px[new != found.code].sum())
+    new[on_edge] = decision.code
+    new[inside] = code
+    waiting = int(waits.sum() + decision.waits.sum())
+    if decision.turns == 1:
+        new[inside[waits]] = new[on_edge[decision.waits]] = BACKGROUND
+        waiting = 0
+    return Sieved(found.repaint(mask, new), int(found.area_px[new != found.code].sum()), waiting)
 
 
 def _on_edge(rim: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -353,30 +394,74 @@ def _seams(grid: Mapping[tuple[int, int], SieveFaces], starts: Mapping[tuple[int
     return pairs[:, (pairs >= 0).any(axis=0)]
 
 
+def _take_turns(
+    contacts: NDArray[np.int64],
+    code: NDArray[np.uint8],
+    edge_code: NDArray[np.uint8],
+    decision: SieveDecision,
+    rules: SieveRules,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Decide about the small components inside a chunk: one turn, or all where none that waits on the edge interferes.
+
+    Args:
+        contacts: int64 ``(3, n)``: component; class code of survivors around it, or NUMBERED plus the number of a small
+            component, those on the edge counted after those inside; length.
+        code: uint8 ``(k,)``, codes of the small components inside.
+        edge_code: uint8 ``(m,)``, codes of those on the edge.
+        decision: about these.
+        rules: for the boundaries.
+
+    Returns:
+        new codes of those inside, and which of them wait for the next turn over the chunks.
+    """
+    inside = code.size
+    old, now = np.concatenate([code, edge_code]), np.concatenate([code, decision.code[decision.small]])
+    edge_waits = decision.waits[decision.small]
+    component, neighbour, length = contacts
+    is_small = neighbour >= NUMBERED
+    other = np.where(is_small, neighbour - NUMBERED, 0)
+    now[:inside], decided = _take_over(contacts[:, ~is_small], code, np.ones(inside, np.bool_), rules)
+    settled = np.concatenate([decided, ~edge_waits])
+
+    # waiting ones that hang together with one that waits on the edge cannot be decided here
+    linked = is_small & ~settled[component] & ~settled[other]
+    groups, group = join(np.stack([component[linked], other[linked]]), old.size)
+    blocked = np.zeros(groups, np.bool_)
+    blocked[group[inside:][edge_waits]] = True
+    waits = blocked[group[:inside]] & ~settled[:inside]
+    free = ~settled[:inside] & ~waits
+    for _ in range(decision.turns - 1):
+        if not free.any():
+            break
+        # what has become part of a survivor meanwhile stays as it is
+        beside = free[component] & (~is_small | settled[other])
+        taker = np.where(is_small, now[other], neighbour)
+        joined = component[beside & (taker == old[component])]
+        settled[joined], free[joined] = True, False
+        votes = free[component] & (~is_small | settled[other])
+        taken, decided = _take_over(np.stack([component[votes], taker[votes], length[votes]]), code, free, rules)
+        now[:inside][decided], settled[:inside][decided] = taken[decided], True
+        free &= ~decided
+    now[:inside][free] = BACKGROUND
+    return now[:inside], waits
+
+
 def _take_over(
     contacts: NDArray[np.int64], code: NDArray[np.uint8], small: NDArray[np.bool_], rules: SieveRules
-) -> NDArray[np.uint8]:
-    """New codes of components.
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """New codes of components, and which of them are decided.
 
     Args:
         contacts: int64 ``(3, n)``: component, class code of survivors around it, length. Repeats add up.
         code: by component, its code.
-        small: by component, whether it is small.
+        small: by component, whether it is to be decided.
         rules: for the boundaries.
     """
-    new = code.copy()
-    keys, place = np.unique(contacts[0] * 256 + contacts[1], return_inverse=True)
-    length = np.zeros(keys.size, np.int64)
-    np.add.at(length, place, contacts[2])
-    component, taker = np.divmod(keys, 256)
-    order = np.lexsort((-taker, length, component))  # the last entry of each component is its best
-    component, taker = component[order], taker[order]
-    best = np.ones(component.size, bool)
-    best[:-1] = component[1:] != component[:-1]
-    best &= small[component]
-    new[component[best]] = taker[best]
+    taker = _elect(contacts[0], contacts[1], contacts[2], code.size)
     boundary = rules.own_boundary()[code]
-    return np.where(small & (boundary > 0), boundary, new)
+    taker = np.where(boundary > 0, boundary, taker)
+    decided = small & (taker >= 0)
+    return np.where(decided, taker, code).astype(np.uint8), decided
 
 
 def _contacts(found: Components, row_of: NDArray[np.int64], col_of: NDArray[np.int64], cols: int) -> NDArray[np.int64]:
@@ -389,8 +474,37 @@ def _contacts(found: Components, row_of: NDArray[np.int64], col_of: NDArray[np.i
         cols: number of columns.
     """
     keys, lengths = _sum_contacts(found.row_offsets, found.start, found.label, found.shape[1], row_of, col_of, cols)
-    order = np.argsort(keys)
-    return np.stack([*np.divmod(keys[order], cols), lengths[order]])
+    return np.stack([*np.divmod(keys, cols), lengths])
+
+
+@numba.njit(cache=True, nogil=True)
+def _elect(
+    component: NDArray[np.int64], taker: NDArray[np.int64], length: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """By component: the code with the largest sum of lengths, of equal ones the smallest; -1 without any."""
+    cursors = np.zeros(count + 1, np.int64)
+    for at in range(component.size):
+        cursors[component[at] + 1] += 1
+    cursors = np.cumsum(cursors)
+    order = np.empty(component.size, np.int64)
+    for at in range(component.size):
+        order[cursors[component[at]]] = at
+        cursors[component[at]] += 1
+    elected = np.full(count, -1, np.int64)
+    votes = np.zeros(256, np.int64)
+    for number in range(count):
+        first = cursors[number - 1] if number else 0
+        for at in order[first : cursors[number]]:
+            votes[taker[at]] += length[at]
+        best = -1
+        for at in order[first : cursors[number]]:
+            code = taker[at]
+            if best < 0 or votes[code] > votes[best] or (votes[code] == votes[best] and code < best):
+                best = code
+        elected[number] = best
+        for at in order[first : cursors[number]]:
+            votes[taker[at]] = 0
+    return elected
 
 
 @numba.njit(cache=True, nogil=True)

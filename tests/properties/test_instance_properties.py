@@ -42,15 +42,14 @@ def sieve_in_chunks(mask: np.ndarray, rules: SieveRules, chunk_rows: int, chunk_
     windows = cut(mask.shape, chunk_rows, chunk_cols)
     chunks = {window: mask[window.slices()] for window in windows}
     faces = {window: find_small(chunks[window], window, rules) for window in windows}
-    while todo := (sieve := merge_small(list(faces.values())[::-1], rules)).todo:
-        changed = []
-        for window in todo:
-            chunks[window], count = sieve_chunk(chunks[window], sieve.decision(window), rules)
-            changed += [window] * (count > 0)
-        if not changed:
-            for window in todo:
-                chunks[window], _ = sieve_chunk(chunks[window], sieve.decision(window), rules, drop=True)
+    turn = 1
+    while todo := (sieve := merge_small(list(faces.values())[::-1], rules, turn)).todo:
+        results = {window: sieve_chunk(chunks[window], sieve.decision(window), rules) for window in todo}
+        changed = [window for window in todo if results[window].changed_px]
+        chunks |= {window: results[window].mask for window in changed}
+        if not any(result.waiting for result in results.values()):
             break
+        turn = turn + 1 if changed else rules.turns
         faces |= {window: find_small(chunks[window], window, rules) for window in changed}
     result = np.zeros_like(mask)
     for window, chunk in chunks.items():
@@ -76,7 +75,7 @@ def small_and_surviving(mask: np.ndarray, rules: SieveRules) -> tuple[list[tuple
 
 def sieve_slowly(mask: np.ndarray, rules: SieveRules) -> np.ndarray:
     """Component by component, straight from the definition."""
-    while True:
+    for _ in range(rules.turns):
         small, survives = small_and_surviving(mask, rules)
         after = mask.copy()
         waiting = np.zeros(mask.shape, bool)
@@ -91,9 +90,8 @@ def sieve_slowly(mask: np.ndarray, rules: SieveRules) -> np.ndarray:
                 after[component] = np.argmax(votes)
             else:
                 waiting |= component
-        if np.array_equal(after, mask):
-            return np.where(waiting, 0, mask).astype(np.uint8)
         mask = after
+    return np.where(waiting, 0, mask).astype(np.uint8)
 
 
 @given(
@@ -103,13 +101,14 @@ def sieve_slowly(mask: np.ndarray, rules: SieveRules) -> np.ndarray:
     least=st.sampled_from([2.0, 4.0, 9.5, 1e9]),
     hole=st.sampled_from([0.0, 3.0, 30.0, 1e9]),
     is_split=st.booleans(),
+    turns=st.sampled_from([1, 2, 3, 20]),
 )
 def test_any_mask_is_sieved_as_a_whole(
-    mask: np.ndarray, chunk_rows: int, chunk_cols: int, least: float, hole: float, is_split: bool
+    mask: np.ndarray, chunk_rows: int, chunk_cols: int, least: float, hole: float, is_split: bool, turns: int
 ) -> None:
     boundaries = {7: 8} if is_split else {}
     least_m2 = {0: hole, 1: least, 7: least} | ({} if is_split else {8: least})
-    rules = SieveRules(mask.shape, least_m2, pixel_area_m2, boundaries)
+    rules = SieveRules(mask.shape, least_m2, pixel_area_m2, boundaries, turns)
     result = sieve_in_chunks(mask, rules, chunk_rows, chunk_cols)
     assert np.array_equal(result, sieve_slowly(mask, rules))
     assert np.array_equal(result == 255, mask == 255)
