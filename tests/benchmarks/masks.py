@@ -1,0 +1,56 @@
+"""The masks that benchmarks run on: busy ones, of any size at little cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.windows import Window
+from scipy import ndimage
+
+PIXEL_M = 0.5
+PLACE = {"crs": "EPSG:32633", "transform": Affine(PIXEL_M, 0, 500_000, 0, -PIXEL_M, 5_300_000)}
+TILE = 5000
+
+
+def make_noise(size: int, seed: int = 0) -> np.ndarray:
+    """Five classes (one is background) from noise at three scales: per megapixel some 900 polygons, 80 000 vertices."""
+    random = np.random.default_rng(seed)
+    best, mask = np.full((size, size), -np.inf, np.float32), np.zeros((size, size), np.uint8)
+    for code in range(5):
+        field = np.zeros((size, size), np.float32)
+        for cell, weight in ((128, 1.0), (24, 0.5), (4, 0.1)):
+            coarse = random.standard_normal((size // cell + 4, size // cell + 4)).astype(np.float32)
+            field += weight * ndimage.zoom(coarse, cell, order=3)[:size, :size]
+        mask[field > best] = code
+        np.maximum(best, field, out=best)
+    return mask
+
+
+def mirrored(tile: np.ndarray, row: int, col: int, height: int, width: int) -> np.ndarray:
+    """A window of the endless plane that is paved with a square tile, every second one mirrored: no seams."""
+    size = len(tile)
+
+    def places(start: int, length: int) -> np.ndarray:
+        place = np.arange(start, start + length) % (2 * size)
+        return np.where(place < size, place, 2 * size - 1 - place)
+
+    return tile[np.ix_(places(row, height), places(col, width))]
+
+
+def busy_mask(size: int) -> np.ndarray:
+    """Noise; above 5000 pixels one tile of it and its mirror images."""
+    return make_noise(size) if size <= TILE else mirrored(make_noise(TILE), 0, 0, size, size)
+
+
+def write_raster(path: Path, size: int, read_rows, block: int = 512) -> Path:
+    """Writes a tiled, compressed GeoTIFF of ``read_rows(row, height) -> (height, size) uint8``, rows after rows."""
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": size, "width": size, **PLACE}
+    layout = {"tiled": True, "blockxsize": block, "blockysize": block, "compress": "deflate", "zlevel": 1}
+    with rasterio.open(path, "w", **profile, **layout, BIGTIFF="IF_SAFER") as raster:
+        for row in range(0, size, block):
+            height = min(block, size - row)
+            raster.write(read_rows(row, height), 1, window=Window(0, row, size, height))
+    return path
