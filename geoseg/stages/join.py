@@ -394,29 +394,31 @@ class Joiner:
         coords = self._arcs.coords[vertices]
         partner = _partners(coords, offsets, self._stops[parts], self._width)
         chain, chain_offsets = _link(partner)
+        if chain.size == 0:
+            return
         heads, tails = chain[chain_offsets[:-1]], chain[chain_offsets[1:] - 1]
         is_loop = partner[heads] >= 0
         lines, line_offsets, flipped = _join_lines(coords, offsets, chain, chain_offsets, is_loop)
         at_stop = np.stack([partner[heads] == _AT_STOP, partner[tails ^ 1] == _AT_STOP]) | is_loop
         at_stop = np.where(flipped, at_stop[::-1], at_stop)
 
-        first = len(self._arcs)
-        new = 2 * (first + np.arange(is_loop.size)) + flipped
-        forwards = 2 * parts[chain >> 1] + (chain & 1)
+        # one dart each way: it starts where the first part's did and leads to where the last one's did
+        new = 2 * (len(self._arcs) + np.arange(is_loop.size)) + flipped
+        along = 2 * parts[chain >> 1] + (chain & 1)
+        first, last = along[chain_offsets[:-1]], along[chain_offsets[1:] - 1]
+        darts = self._darts
+        place = np.full(2 * len(self._arcs), -1, np.int64)
+        place[darts.dart] = np.arange(len(darts))
+        starts, ends = place[np.concatenate([first, last ^ 1])], place[np.concatenate([last, first ^ 1])]
+        owned = starts >= 0
+        dart, following, kept = darts.dart.copy(), darts.following.copy(), np.ones(len(darts), np.bool_)
+        old = place[np.concatenate([along, along ^ 1])]
+        kept[old[old >= 0]] = False
+        kept[starts[owned]] = True
+        dart[starts[owned]] = np.concatenate([new, new ^ 1])[owned]
+        following[starts[owned]] = darts.following[ends[owned]]
         self._add_arcs(Arcs(lines, line_offsets), ready=False, stops=(at_stop[0] + 2 * at_stop[1]).astype(np.uint8))
-        # one dart each way: from where the first part's starts to where the last one's leads
-        place = np.full(2 * first, -1, np.int64)
-        place[self._darts.dart] = np.arange(len(self._darts))
-        firsts = place[np.concatenate([forwards[chain_offsets[:-1]], forwards[chain_offsets[1:] - 1] ^ 1])]
-        lasts = place[np.concatenate([forwards[chain_offsets[1:] - 1], forwards[chain_offsets[:-1]] ^ 1])]
-        has_owner = firsts >= 0
-        dart, following = self._darts.dart.copy(), self._darts.following.copy()
-        dart[firsts[has_owner]] = np.concatenate([new, new ^ 1])[has_owner]
-        following[firsts[has_owner]] = following[lasts[has_owner]]
-        kept = np.ones(first, np.bool_)
-        kept[parts[chain >> 1]] = False
-        remains = (dart >= 2 * first) | kept[np.minimum(dart >> 1, first - 1)]
-        self._darts = Darts(dart, self._darts.owner, self._darts.start, following).take(remains)
+        self._darts = Darts(dart, darts.owner, darts.start, following).take(kept)
         self._drop_arcs()
 
     def _finish_arcs(self, row_limit: int) -> None:
@@ -427,6 +429,8 @@ class Joiner:
         vertices, offsets = take_ragged(self._arcs.offsets, raw)
         coords = self._arcs.coords[vertices]
         chosen = (self._stops[raw] == WHOLE) & (np.maximum.reduceat(coords[:, 1], offsets[:-1]) <= row_limit)
+        if not chosen.any():
+            return
         simplified = self._simplify(Arcs(coords, offsets), chosen, self._obstacles)
         self._obstacles = np.concatenate([self._obstacles, coords[np.repeat(chosen, np.diff(offsets))]])
         new = np.arange(len(self._arcs))
@@ -541,9 +545,8 @@ def _link(partner: Ints) -> tuple[Ints, Ints]:
     used = 0
     for phase in range(2):  # from the ends first; what is left then are loops
         for end in range(2 * parts):
-            if seen[end >> 1] or (phase == 0 and (partner[end] >= 0 or partner[end ^ 1] < 0)):
-                continue
-            if partner[end] < 0 and partner[end ^ 1] < 0:
+            starts = partner[end] < 0 <= partner[end ^ 1] if phase == 0 else partner[end] >= 0
+            if seen[end >> 1] or not starts:
                 continue
             at = end
             while not seen[at >> 1]:
@@ -614,7 +617,7 @@ def _start_at_least(loop: Coords) -> int:
     for step in range(size + 1):
         here = (least + step) % size
         loop[step, 0], loop[step, 1] = distinct[here, 0], distinct[here, 1]
-    return size + 1
+    return int(size + 1)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,265 +1,256 @@
-"""Tracing against GDAL's polygonizer, by hand, and against slow statistics."""
+"""Arcs against all cracks of the scene: each once, from stop to stop, the same in any chunk."""
 
 from __future__ import annotations
 
-import io
-import pickle
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import rasterio.features
-import shapely
 from scipy import ndimage
 
 from geoseg.errors import InputError
 from geoseg.lattice import Window
-from geoseg.stages.instances import find_faces, merge_faces
-from geoseg.stages.trace import Fragment, Polygons, join_fragments, trace_chunk
+from geoseg.rings import WHOLE, Boundaries
+from geoseg.stages.trace import trace_chunk
+
+from .masks import KINDS, maze
+
+SHAPE = (23, 26)
+CUTS = [1, 7, (23, 5), (4, 26), 1000]
+EAST, SOUTH, WEST, NORTH = range(4)
 
 
-def spiral(size: int) -> np.ndarray:
-    """A one-pixel path that winds inwards, one pixel between its turns."""
-    mask = np.zeros((size, size), np.uint8)
-    row, col, d_row, d_col = 0, 0, 0, 1
-    while True:
-        mask[row, col] = 1
-        ahead = (row + 2 * d_row, col + 2 * d_col)
-        blocked = not (0 <= row + d_row < size and 0 <= col + d_col < size)
-        blocked = blocked or (0 <= ahead[0] < size and 0 <= ahead[1] < size and mask[ahead] == 1)
-        if blocked:
-            d_row, d_col = d_col, -d_row
-            if mask[row + d_row, col + d_col] or mask[row + 2 * d_row, col + 2 * d_col]:
-                return mask
-        row, col = row + d_row, col + d_col
+def labels_of(mask: np.ndarray) -> np.ndarray:
+    """Labels of a whole scene and the ring around it; unlike geoseg's, counted code by code."""
+    labels, count = np.where(mask == 255, -1, 0).astype(np.int32), 0
+    for code in sorted(set(mask.flat) - {0, 255}):
+        found, number = ndimage.label(mask == code)
+        labels[found > 0] = found[found > 0] + count
+        count += number
+    return np.pad(labels, 1, constant_values=-1)
 
 
-def nested(size: int) -> np.ndarray:
-    """Square rings of five codes within each other."""
-    rows, cols = np.indices((size, size))
-    depth = np.minimum(np.minimum(rows, cols), np.minimum(size - 1 - rows, size - 1 - cols))
-    return (depth % 5).astype(np.uint8)
+def trace_in_chunks(mask: np.ndarray, chunk: int | tuple[int, int]) -> Iterator[tuple[Window, Boundaries]]:
+    labels = labels_of(mask)
+    rows, cols = mask.shape
+    height, width = (chunk, chunk) if isinstance(chunk, int) else chunk
+    for row in range(0, rows, height):
+        for col in range(0, cols, width):
+            window = Window(col, row, min(width, cols - col), min(height, rows - row))
+            padded = labels[row : row + window.height + 2, col : col + window.width + 2]
+            yield window, trace_chunk(padded, window, mask.shape)
 
 
-ROWS, COLS = np.indices((21, 26))
-MASKS = {
-    "one pixel": np.array([[3]], np.uint8),
-    "one row": np.array([[1, 1, 0, 2, 255, 2, 2, 1]], np.uint8),
-    "one column": np.array([[1, 1, 0, 2, 255, 2, 2, 1]], np.uint8).T.copy(),
-    "one class": np.full((20, 15), 4, np.uint8),
-    "background": np.zeros((9, 9), np.uint8),
-    "nodata": np.full((9, 9), 255, np.uint8),
-    "checkerboard": ((ROWS + COLS) % 2).astype(np.uint8),
-    "checkerboard of two classes": ((ROWS + COLS) % 2 + 1).astype(np.uint8),
-    "one-pixel lines": (ROWS % 2 * 7).astype(np.uint8),
-    "grid of lines": ((ROWS % 3 == 0) | (COLS % 4 == 0)).astype(np.uint8),
-    "diagonals": ((ROWS - COLS) % 3).astype(np.uint8),
-    "spiral": spiral(27),
-    "nested rings": nested(23),
-    "highest codes": (252 + (ROWS * COLS) % 4).astype(np.uint8),
-    "noise": np.random.default_rng(1).integers(0, 2, (25, 22)).astype(np.uint8),
-    "dense noise": (np.random.default_rng(2).random((23, 28)) < 0.7).astype(np.uint8),
-    "noise of classes": np.random.default_rng(3).choice(np.array([0, 1, 2, 3, 255], np.uint8), (21, 19)),
-}
+def trace(mask: list[list[int]] | np.ndarray) -> Boundaries:
+    mask = np.array(mask, np.uint8)
+    [(_, boundaries)] = trace_in_chunks(mask, 10_000)
+    return boundaries
 
 
-def in_pixels(polygons: Polygons, *, keep_junctions: bool = False) -> np.ndarray:
-    """Shapely polygons in pixel corners, built ring by ring from the definition of the arrays."""
-    made = []
-    for first, last in zip(polygons.polygon_offsets[:-1], polygons.polygon_offsets[1:], strict=True):
-        rings = []
-        for ring in range(first, last):
-            vertices = slice(polygons.ring_offsets[ring], polygons.ring_offsets[ring + 1])
-            coords = polygons.coords[vertices]
-            rings.append(coords if keep_junctions else coords[polygons.junction[vertices] < 2])
-        made.append(shapely.Polygon(rings[0], rings[1:]))
-    return np.array(made, object)
+def lines_of(boundaries: Boundaries) -> list[list[tuple[int, int]]]:
+    """The arcs' corners as (row, col)."""
+    corners = [(row // 2, col // 2) for col, row in boundaries.coords.tolist()]
+    offsets = boundaries.offsets.tolist()
+    return [corners[first:last] for first, last in itertools.pairwise(offsets)]
 
 
-def by_gdal(mask: np.ndarray) -> list[tuple[int, bytes]]:
-    """Codes and normalised WKB of GDAL's polygons."""
-    shapes = rasterio.features.shapes(mask, mask=~np.isin(mask, (0, 255)), connectivity=4)
-    return sorted((int(code), shapely.to_wkb(shapely.normalize(shapely.geometry.shape(s)))) for s, code in shapes)
+def cracks_along(line: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(row, col, direction) of each unit step of a line."""
+    steps = []
+    for (row, col), (next_row, next_col) in itertools.pairwise(line):
+        assert (row == next_row) != (col == next_col)
+        direction = (EAST if next_col > col else WEST) if row == next_row else (SOUTH if next_row > row else NORTH)
+        down, right = (next_row > row) - (next_row < row), (next_col > col) - (next_col < col)
+        length = abs(next_row - row) + abs(next_col - col)
+        steps += [(row + step * down, col + step * right, direction) for step in range(length)]
+    return steps
 
 
-def assert_same(one: Polygons, other: Polygons) -> None:
-    for name, column in one.to_arrays().items():
-        again = getattr(other, name)
-        assert column.dtype == again.dtype, name
-        assert np.array_equal(column, again, equal_nan=column.dtype.kind == "f"), name
+def without_direction(row: int, col: int, direction: int) -> tuple[int, int, int]:
+    """The same crack, walked eastwards or southwards."""
+    if direction in {WEST, NORTH}:
+        return row - (direction == NORTH), col - (direction == WEST), direction - 2
+    return row, col, direction
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_equals_gdal_for_any_chunk(vectorize, name: str) -> None:
-    mask = MASKS[name]
-    confidence = np.random.default_rng(0).integers(0, 255, mask.shape).astype(np.uint8)
-    whole = vectorize(mask, confidence, 1000)
-    geometries = in_pixels(whole)
-    assert shapely.is_valid(geometries).all()
-    wkb = shapely.to_wkb(shapely.normalize(geometries)) if len(geometries) else []
-    assert sorted(zip(whole.code.tolist(), wkb, strict=True)) == by_gdal(mask)
-    assert shapely.coverage_is_valid(in_pixels(whole, keep_junctions=True))
-    assert np.array_equal(shapely.area(geometries), whole.area_px)
-    for chunk in (1, 5, 8, 17):
-        assert_same(whole, vectorize(mask, confidence, chunk))
-
-
-def test_a_realistic_mask(vectorize, landscape: np.ndarray) -> None:
-    whole = vectorize(landscape, None, 1000)
-    wkb = shapely.to_wkb(shapely.normalize(in_pixels(whole)))
-    assert sorted(zip(whole.code.tolist(), wkb, strict=True)) == by_gdal(landscape)
-    for chunk in (31, 100):
-        assert_same(whole, vectorize(landscape, None, chunk))
-
-
-def test_rings_by_hand(vectorize) -> None:
-    mask = np.array(
-        [
-            [0, 1, 1, 1],
-            [1, 1, 0, 1],
-            [1, 0, 1, 1],
-            [1, 1, 1, 1],
-        ],
-        np.uint8,
-    )
-    polygons = vectorize(mask)
-    shell = [(1, 0), (4, 0), (4, 4), (0, 4), (0, 1), (1, 1), (1, 0)]
-    upper = [(2, 1), (2, 2), (3, 2), (3, 1), (2, 1)]  # the two holes touch at (2, 2), and stay two
-    lower = [(1, 2), (1, 3), (2, 3), (2, 2), (1, 2)]
-    assert polygons.coords.tolist() == [list(corner) for corner in shell + upper + lower]
-    assert polygons.ring_offsets.tolist() == [0, 7, 12, 17]
-    assert polygons.polygon_offsets.tolist() == [0, 3]
-    assert polygons.id.tolist() == [2]
-    assert polygons.area_px.tolist() == [13]
-
-
-def test_pixels_that_touch_by_a_corner_are_two_instances(vectorize) -> None:
-    polygons = vectorize(np.array([[1, 0], [0, 1]], np.uint8))
-    assert polygons.id.tolist() == [1, 4]
-
-
-def test_junctions_by_hand(vectorize) -> None:
-    polygons = vectorize(np.array([[1, 1], [2, 3], [2, 0]], np.uint8), chunk=2)
-    junctions = {tuple(corner) for corner in polygons.coords[polygons.junction == 2].tolist()}
-    # 1's lower side passes from 2 to 3, and 2's right side from 3 to background
-    assert junctions == {(1, 1), (1, 2)}
-    upper = slice(*polygons.ring_offsets[:2])
-    assert polygons.coords[upper].tolist() == [[0, 0], [2, 0], [2, 1], [1, 1], [0, 1], [0, 0]]
-    assert polygons.junction[upper].tolist() == [0, 0, 1, 2, 1, 0]
-
-
-def test_background_and_nodata_are_one_neighbour(vectorize) -> None:
-    assert not vectorize(np.array([[1, 1], [0, 255]], np.uint8)).junction.any()
-
-
-def test_ids_name_the_first_pixel_where_the_shell_starts(vectorize, landscape: np.ndarray) -> None:
-    polygons = vectorize(landscape, None, 50)
-    shells = polygons.coords[polygons.ring_offsets[polygons.polygon_offsets[:-1]]]
-    assert np.array_equal(polygons.id - 1, shells[:, 1] * landscape.shape[1] + shells[:, 0])
-    assert np.array_equal(polygons.code, landscape.ravel()[polygons.id - 1])
-    assert (np.diff(polygons.id) > 0).all()
-
-
-def slow_statistics(mask: np.ndarray, confidence: np.ndarray) -> dict[int, tuple[int, float, float, bool]]:
-    """By id: area, mean, 10th percentile, edge; from one full-scene mask per instance."""
-    found = {}
-    border = np.ones(mask.shape, bool)
-    border[1:-1, 1:-1] = False
-    for code in set(np.unique(mask)) - {0, 255}:
-        labels, count = ndimage.label(mask == code)
-        for label in range(1, count + 1):
-            here = labels == label
-            values = np.sort(confidence[here])
-            values = values[values < 255]
-            need = -(-len(values) // 10)
-            mean = values.astype(int).sum() / (254 * len(values)) if len(values) else np.nan
-            p10 = values[need - 1] / 254 if len(values) else np.nan
-            found[int(np.flatnonzero(here)[0]) + 1] = (int(here.sum()), mean, p10, bool((here & border).any()))
+def cracks_of(labels: np.ndarray, *, of_instances: bool) -> set[tuple[int, int, int]]:
+    """All cracks between different labels; of instances: those with at least one on their sides."""
+    found = set()
+    for direction, one, other in ((EAST, labels[:-1, 1:], labels[1:, 1:]), (SOUTH, labels[1:, :-1], labels[1:, 1:])):
+        apart = one != other
+        if of_instances:
+            apart &= (one > 0) | (other > 0)
+        found |= {(row, col, direction) for row, col in np.argwhere(apart).tolist()}
     return found
 
 
-@pytest.mark.parametrize("chunk", [7, 1000])
-def test_statistics_equal_slow_ones(vectorize, chunk: int) -> None:
-    random = np.random.default_rng(5)
-    mask = np.kron(random.integers(0, 3, (9, 11)), np.ones((5, 4))).astype(np.uint8)
-    confidence = random.integers(0, 256, mask.shape).astype(np.uint8)  # with some unknown
-    confidence[mask == 2] = np.where(random.random((mask == 2).sum()) < 0.9, 255, 17)
-    polygons = vectorize(mask, confidence, chunk)
-    expected = slow_statistics(mask, confidence)
-    assert polygons.id.tolist() == sorted(expected)
-    columns = [polygons.area_px, polygons.confidence, polygons.confidence_p10, polygons.edge]
-    for column, values in zip(columns, zip(*(expected[i] for i in sorted(expected)), strict=True), strict=True):
-        assert np.array_equal(column, np.array(values), equal_nan=column.dtype.kind == "f")
+def stops_of(labels: np.ndarray) -> np.ndarray:
+    """Which corners are stops: where three or four cracks meet, and the scene's first one, which the hash picks."""
+    numbers = np.zeros(np.array(labels.shape) - 1, int)
+    for row, col, direction in cracks_of(labels, of_instances=False):
+        numbers[row, col] += 1
+        numbers[row + (direction == SOUTH), col + (direction == EAST)] += 1
+    is_stop = numbers > 2
+    is_stop[0, 0] = numbers[0, 0] > 0
+    return is_stop
 
 
-@pytest.mark.parametrize(("pixels", "rank"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (21, 3)])
-def test_the_percentile_is_the_least_value_that_a_tenth_does_not_exceed(vectorize, pixels: int, rank: int) -> None:
-    confidence = np.arange(pixels, dtype=np.uint8)[None, ::-1] * 10 + 3
-    polygons = vectorize(np.ones((1, pixels), np.uint8), np.ascontiguousarray(confidence), 4)
-    assert polygons.confidence_p10[0] == (10 * (rank - 1) + 3) / 254
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_crack_lies_in_one_arc_of_one_chunk(kind: str, cut: int | tuple[int, int]) -> None:
+    mask = KINDS[kind](*SHAPE)
+    expected = cracks_of(labels_of(mask), of_instances=True)
+    walked = [
+        without_direction(*crack)
+        for _, boundaries in trace_in_chunks(mask, cut)
+        for line in lines_of(boundaries)
+        for crack in cracks_along(line)
+    ]
+    assert len(walked) == len(set(walked))
+    assert set(walked) == expected
 
 
-def test_without_confidence_there_are_no_statistics(vectorize, landscape: np.ndarray) -> None:
-    polygons = vectorize(landscape, None, 64)
-    assert np.isnan(polygons.confidence).all()
-    assert np.isnan(polygons.confidence_p10).all()
-    assert polygons.area_px.sum() == (~np.isin(landscape, (0, 255))).sum()
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_arcs_know_their_hands_and_stops(kind: str, cut: int | tuple[int, int]) -> None:
+    mask = KINDS[kind](*SHAPE)
+    labels = labels_of(mask)
+    is_stop = stops_of(labels)
+    right_of = {EAST: (1, 1), SOUTH: (1, 0), WEST: (0, 0), NORTH: (0, 1)}  # place in the padded labels
+    for _, boundaries in trace_in_chunks(mask, cut):
+        assert boundaries.coords.dtype == boundaries.hands.dtype == np.int32
+        for line, hands, stops in zip(lines_of(boundaries), boundaries.hands, boundaries.stops, strict=True):
+            for row, col, direction in cracks_along(line):
+                for hand, heading in zip(hands, (direction, (direction + 3) % 4), strict=True):
+                    down, right = right_of[heading]
+                    assert labels[row + down, col + right] == hand
+            assert not any(is_stop[corner] for corner in line[1:-1])
+            assert all(
+                (before[0] == here[0]) != (here[0] == after[0])
+                for before, here, after in zip(line[:-2], line[1:-1], line[2:], strict=True)
+            ), "an inner vertex where the line does not turn"
+            if line[0] == line[-1] and not is_stop[line[0]]:
+                assert stops == WHOLE, "a loop"
+            else:
+                assert stops == is_stop[line[0]] + 2 * is_stop[line[-1]]
 
 
-def test_unknown_confidence_is_left_out(vectorize) -> None:
-    confidence = np.array([[255, 127, 255, 255]], np.uint8)
-    polygons = vectorize(np.array([[1, 1, 0, 2]], np.uint8), confidence, 2)
-    assert polygons.confidence.tolist()[0] == 0.5
-    assert np.isnan(polygons.confidence[1])
+@pytest.mark.parametrize("cut", [1, 7, (23, 5), (4, 26)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_arcs_are_the_same_in_any_chunk(kind: str, cut: int | tuple[int, int]) -> None:
+    mask = KINDS[kind](*SHAPE)
+    whole = trace(mask)
+    assert whole.whole.all()
+    expected = {tuple(line) for line in lines_of(whole)}
+    for _, boundaries in trace_in_chunks(mask, cut):
+        lines = lines_of(boundaries)
+        assert {tuple(lines[arc]) for arc in np.flatnonzero(boundaries.whole)} <= expected
 
 
-def test_a_chunk_inside_one_instance_has_no_arcs(fragments) -> None:
-    middle = fragments(np.ones((30, 30), np.uint8), None, 10)[4]
-    assert middle.arcs.id.size == middle.closed.id.size == 0
-    assert middle.open.area_px.tolist() == [100]
-    assert not middle.open.edge.any()
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_darts_follow_one_another_across_chunks(kind: str, cut: int | tuple[int, int]) -> None:
+    mask = KINDS[kind](*SHAPE)
+    follows, cracks = {}, 0
+    for _, boundaries in trace_in_chunks(mask, cut):
+        hands, lines = boundaries.hands.ravel(), lines_of(boundaries)
+        for dart in np.flatnonzero(hands > 0):
+            line = lines[dart // 2][:: -1 if dart % 2 else 1]
+            row, col, direction = cracks_along(line)[0]
+            start = int(boundaries.start[dart])
+            assert start == 4 * (row * (mask.shape[1] + 1) + col) + direction
+            assert start not in follows
+            follows[start] = (int(boundaries.following[dart]), cracks_along(line)[-1], int(hands[dart]))
+            cracks += len(cracks_along(line))
+    assert {after for after, _, _ in follows.values()} == set(follows)
+    by_key = {
+        start: (after, last, hand, divmod(start // 4, mask.shape[1] + 1))
+        for start, (after, last, hand) in follows.items()
+    }
+    for after, (row, col, direction), hand, _ in by_key.values():
+        end = (row + (direction == SOUTH) - (direction == NORTH), col + (direction == EAST) - (direction == WEST))
+        assert by_key[after][3] == end, "what follows starts where the dart ends"
+        if cut == 1000:  # labels are the scene's
+            assert by_key[after][2] == hand
 
 
-def test_fragments_come_back_from_a_file(fragments, landscape: np.ndarray) -> None:
-    confidence = (landscape + 100).astype(np.uint8)
-    parts = fragments(landscape, confidence, 90)
-    stored = []
-    for part in parts:
-        file = io.BytesIO()
-        np.savez(file, **part.to_arrays())
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            stored.append(Fragment.from_arrays(arrays))
-    assert_same(join_fragments(parts), join_fragments(stored))
-    assert_same(join_fragments(parts), join_fragments(pickle.loads(pickle.dumps(parts))))
+def test_arcs_by_hand() -> None:
+    boundaries = trace([[0, 1], [2, 2]])
+    lines = lines_of(boundaries)
+    # from each stop, in the order east, south, west, north; the background's own sides are no arcs
+    assert lines == [
+        [(0, 1), (0, 2), (1, 2)],
+        [(0, 1), (1, 1)],
+        [(1, 0), (1, 1)],
+        [(1, 0), (2, 0), (2, 2), (1, 2)],
+        [(1, 1), (1, 2)],
+    ]
+    assert boundaries.hands.tolist() == [[1, -1], [0, 1], [2, 0], [-1, 2], [2, 1]]
+    assert (boundaries.stops == WHOLE).all()
 
 
-def test_the_order_of_the_chunks_does_not_matter(fragments, landscape: np.ndarray) -> None:
-    confidence = np.random.default_rng(1).integers(0, 255, landscape.shape).astype(np.uint8)
-    parts = fragments(landscape, confidence, 60)
-    shuffled = [parts[i] for i in np.random.default_rng(2).permutation(len(parts))]
-    assert_same(join_fragments(parts), join_fragments(part for part in shuffled))
+@pytest.mark.parametrize(
+    ("mask", "stops"),
+    [
+        ([[0, 1], [0, 1]], {(0, 1), (2, 1)}),  # background ends at the scene's edge
+        ([[1, 1], [1, 1]], {(0, 0)}),  # an instance at the edge alone: a loop around the scene, from a picked corner
+        ([[0, 1, 0], [0, 1, 255]], {(0, 1), (0, 2), (1, 2), (2, 1)}),  # background, nodata and an instance
+        ([[255, 1, 1], [255, 1, 1]], set()),  # nodata is like what lies outside
+        ([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], {(2, 2)}),  # two instances touch by a corner
+        ([[0, 0, 0], [0, 1, 0], [0, 0, 0]], set()),
+    ],
+    ids=["scene's edge", "loop around the scene", "nodata's edge", "along nodata", "saddle", "loop"],
+)
+def test_arcs_stop_where_three_or_four_cracks_meet(mask: list[list[int]], stops: set[tuple[int, int]]) -> None:
+    lines = lines_of(trace(mask))
+    is_loop = [line[0] == line[-1] and line[0] not in stops for line in lines]
+    assert {end for line, loop in zip(lines, is_loop, strict=True) for end in (line[0], line[-1]) if not loop} == stops
+    assert any(is_loop) == (not stops)
 
 
-def test_a_missing_or_doubled_chunk_is_noticed(fragments, landscape: np.ndarray) -> None:
-    parts = fragments(landscape, None, 60)
-    for wrong in (parts[1:], [*parts, parts[0]]):
-        with pytest.raises(InputError, match="arcs do not meet"):
-            join_fragments(wrong)
+def test_loops_run_from_their_least_corner_eastwards() -> None:
+    mask = np.zeros((9, 12), np.uint8)
+    mask[4:7, 2:6], mask[2:5, 5:9] = 1, 1  # the least corner is not the leftmost
+    [line] = lines_of(trace(mask))
+    assert line[:2] == [(2, 5), (2, 9)]
+    assert line[-1] == (2, 5)
+    inside_out = lines_of(trace(1 - mask))
+    assert inside_out[1] == line  # the same line, though the instance lies around it
 
 
-def test_nothing_to_join() -> None:
-    polygons = join_fragments([])
-    assert len(polygons) == 0
-    assert polygons.ring_offsets.tolist() == polygons.polygon_offsets.tolist() == [0]
+def test_boundaries_between_background_and_nodata_are_no_arcs() -> None:
+    assert trace([[0, 255], [255, 0]]).offsets.tolist() == [0]
 
 
-def test_wrong_arrays_are_refused() -> None:
-    mask = np.array([[1, 1], [0, 2]], np.uint8)
+def test_a_chunk_inside_one_instance_has_no_arcs() -> None:
+    traced = dict(trace_in_chunks(np.ones((30, 30), np.uint8), 10))
+    assert traced[Window(10, 10, 10, 10)].offsets.tolist() == [0]
+    assert len(traced[Window(20, 20, 10, 10)].arcs) == 1
+
+
+def test_a_boundary_without_junctions_stops_now_and_then() -> None:
+    mask = maze(1201, 1001)
+    whole = trace(mask)
+    turns = int((np.diff(whole.offsets) - 1).sum())
+    assert turns > 400_000, "one line turns as often"
+    assert 0.5 < turns / len(whole.arcs) / 4096 < 2
+    assert np.diff(whole.offsets).max() < 12 * 4096
+    assert (whole.stops == WHOLE).all()
+    ends = {end for line in lines_of(whole) for end in (line[0], line[-1])}
+    seen = {
+        line[end]
+        for _, part in trace_in_chunks(mask, 600)
+        for line, stops in zip(lines_of(part), part.stops, strict=True)
+        for end in (0, -1)
+        if stops & (2 if end else 1)
+    }
+    assert seen == ends, "chunks find the same stops"
+
+
+def test_wrong_labels_are_refused() -> None:
     window = Window(0, 0, 2, 2)
-    border = merge_faces([find_faces(mask, window, (2, 2))], (2, 2)).border(window)
-    with pytest.raises(InputError, match="mask is uint8"):
-        trace_chunk(mask[:1], None, border, window, (2, 2))
-    with pytest.raises(InputError, match="confidence is int64"):
-        trace_chunk(mask, mask.astype(np.int64), border, window, (2, 2))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="not this mask's"):
-        trace_chunk(np.ascontiguousarray(mask.T), None, border, window, (2, 2))
+    with pytest.raises(InputError, match=r"labels are int64 \(4, 4\); expected int32 \(4, 4\)"):
+        trace_chunk(np.zeros((4, 4), np.int64), window, (2, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"labels are int32 \(2, 2\)"):
+        trace_chunk(np.zeros((2, 2), np.int32), window, (2, 2))
