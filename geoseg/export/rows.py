@@ -282,11 +282,11 @@ def _layer_of(
             opened(int(files[part[0]])).take(pa.array(rows[part]))
             for part in np.split(by_file, np.flatnonzero(np.diff(files[by_file])) + 1)
         ]
-        together = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+        together = parts[0]
         if len(parts) > 1:
             back = np.empty_like(by_file)
             back[by_file] = np.arange(by_file.size)
-            together = together.take(pa.array(back))
+            together = pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(back))
         columns = {column: together[column] for column in (*_OWN, "bbox")}
         columns["geometry"] = together["geometry"].cast(pa.binary())
         for column, value in constants.items():

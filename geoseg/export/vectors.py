@@ -128,7 +128,7 @@ def _write_with_gdal(path: Path, layers: Mapping[str, Layer], *, driver: str) ->
     with staged(path) as inside:
         for name, layer in layers.items():
             schema = layer.schema.remove(layer.schema.get_field_index("bbox"))
-            batches = (batch.drop_columns(["bbox"]) for batch in layer.batches())
+            batches = (batch.select(schema.names) for batch in layer.batches())
             kinds = layer.geometry_types or ("Polygon",)
             epsg = places[name].to_epsg()
             try:

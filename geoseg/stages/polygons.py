@@ -287,26 +287,17 @@ class Ground:
         for begin in range(0, len(rows), BATCH_VERTICES // 4):
             part = slice(begin, begin + BATCH_VERTICES // 4)
             first = np.stack([cols[part], rows[part]], axis=1).astype(np.int32) * 2
-            places = self._places((first[:, None] + around).reshape(-1, 2), globe)[:, :3].reshape(-1, 4, 3)
-            diagonals = np.cross(places[:, 2] - places[:, 0], places[:, 3] - places[:, 1])
-            areas[part] = np.sqrt((diagonals**2).sum(axis=1)) * (globe.authalic_m2 / 2)
-        return areas
+            places = self._places((first[:, None] + around).reshape(-1, 2), globe)
+            _pixel_areas(places, areas[part])
+        return areas * globe.authalic_m2
 
     def scene_area_m2(self) -> float:
         """Area of the whole scene; its sides are followed in 64 steps, since they are not straight on the ground."""
         rows, cols = self.shape
-        step = np.arange(65)
-        down, right = step * (2 * rows) // 64, step * (2 * cols) // 64
-        top, bottom = np.zeros(65, np.int64), np.zeros(65, np.int64)
-        bottom[:] = 2 * rows
-        outline = np.concatenate(
-            [
-                np.stack([right, top], axis=1),
-                np.stack([np.full(65, 2 * cols), down], axis=1),
-                np.stack([right, bottom], axis=1)[::-1],
-                np.stack([top, down], axis=1)[::-1],
-            ]
-        ).astype(np.int32)
+        corners = 2 * np.array([[0, 0], [cols, 0], [cols, rows], [0, rows], [0, 0]])
+        steps = np.arange(64)[:, None]
+        sides = [start + (end - start) * steps // 64 for start, end in itertools.pairwise(corners)]
+        outline = np.concatenate([*sides, corners[:1]]).astype(np.int32)
         area, _ = self._measure_rings(outline, np.array([0, len(outline)]), _globe(self.crs))
         return float(area[0])
 
@@ -523,3 +514,15 @@ def _ring_sums(
             total += math.sqrt(square) * (1 + s * (1 / 6 + s * (3 / 40)))  # 2 r arcsin(chord / 2 r)
         area[ring] = abs(doubled) / 2
         length[ring] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def _pixel_areas(places: Floats, area: Floats) -> None:
+    """Areas on the unit sphere from the places of four corners each: half the cross product of the diagonals."""
+    for pixel in range(area.size):
+        corner = 4 * pixel
+        ax, bx = places[corner + 2, 0] - places[corner, 0], places[corner + 3, 0] - places[corner + 1, 0]
+        ay, by = places[corner + 2, 1] - places[corner, 1], places[corner + 3, 1] - places[corner + 1, 1]
+        az, bz = places[corner + 2, 2] - places[corner, 2], places[corner + 3, 2] - places[corner + 1, 2]
+        x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        area[pixel] = math.sqrt(x * x + y * y + z * z) / 2
