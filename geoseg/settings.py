@@ -82,9 +82,9 @@ class VectorSettings:
         if not self.formats:
             raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
 
-    def identity(self, simplify_m: float) -> dict[str, Any]:
-        """All settings as plain JSON values, with the tolerance resolved: what of a run's layers they decide."""
-        return asdict(self) | {"simplify_m": simplify_m, "formats": sorted(self.formats)}
+    def identity(self) -> dict[str, Any]:
+        """All settings as plain JSON values; the same for settings that mean the same."""
+        return asdict(self) | {"formats": sorted(self.formats)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

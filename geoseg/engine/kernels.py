@@ -31,10 +31,27 @@ from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
 from geoseg.stages.join import Domain, Instances, Joiner, finished_arcs, share_out
 from geoseg.stages.polygons import Ground
 from geoseg.stages.predict import predict_chunk
+from geoseg.stages.sieve import SieveDecision, SieveFaces, SieveRules, find_small, sieve_chunk
 from geoseg.stages.simplify import reach_px, simplify_arcs
 from geoseg.stages.trace import trace_chunk
 
-__all__ = ["MaskSource", "PredictJob", "SceneMask", "TraceItem", "VectorJob", "label", "predict", "trace"]
+__all__ = [
+    "CleanJob",
+    "MaskSource",
+    "PredictJob",
+    "SceneMask",
+    "SieveItem",
+    "StoredMask",
+    "TraceItem",
+    "VectorJob",
+    "check",
+    "find_small_components",
+    "label",
+    "open_mask",
+    "predict",
+    "sieve",
+    "trace",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +120,52 @@ def predict(job: PredictJob, chunk: Chunk) -> int:
         if inside is not None:
             outside[inside.slices(chunk.window)] = False
         mask[outside] = confidence[outside] = NODATA
-    job.store.write(chunk, mask, confidence)
+    job.store.write(chunk, {"mask": mask, "confidence": confidence})
+    job.store.mark_predicted(chunk)
     return int(np.count_nonzero(mask != NODATA))
 
 
 class MaskSource(Protocol):
-    """Where the vector half reads: the store of a run, or a mask raster."""
+    """Where the vector half reads: a mask raster, or a mask in the store."""
 
-    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """Mask and confidence of a window, each (rows, cols) uint8."""
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Class codes of a window, (rows, cols) uint8; 255 is nodata."""
         ...
+
+    def read_confidence(self, window: Window) -> NDArray[np.uint8] | None:
+        """Confidence of the same pixels, 0-254; 255 and None are unknown."""
+        ...
+
+    def cleaned(self, store: Store, array: str) -> StoredMask:
+        """The same scene after a stage rewrote the mask into an array of the store."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMask:
+    """A mask in the store: as predicted, or as a stage rewrote it.
+
+    Attributes:
+        store: of the run.
+        array: name of the mask.
+        confidence: name of the confidence, if there is one.
+    """
+
+    store: Store
+    array: str
+    confidence: str | None
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """See :meth:`MaskSource.read`."""
+        return self.store.read(self.array, window)
+
+    def read_confidence(self, window: Window) -> NDArray[np.uint8] | None:
+        """See :meth:`MaskSource.read_confidence`."""
+        return None if self.confidence is None else self.store.read(self.confidence, window)
+
+    def cleaned(self, store: Store, array: str) -> StoredMask:
+        """See :meth:`MaskSource.cleaned`."""
+        return StoredMask(store, array, self.confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +174,98 @@ class SceneMask:
 
     scene: Scene
 
-    def read(self, window: Window) -> tuple[NDArray[np.uint8], None]:
+    def read(self, window: Window) -> NDArray[np.uint8]:
         """See :meth:`MaskSource.read`.
 
         Raises:
             SceneError: a code outside 0-254, or one that is not a whole number.
         """
         pixels, valid = self.scene.read(window, (1,))
-        codes = np.where(valid, pixels[0], 0)
-        mask = codes.astype(np.uint8)
-        if not np.array_equal(mask, codes) or (mask == NODATA).any():
+        codes = pixels[0]
+        gaps = None if valid.all() else ~valid
+        if gaps is not None:
+            codes[gaps] = 0
+        mask = codes.astype(np.uint8, copy=False)
+        if (mask is not codes and not np.array_equal(mask, codes)) or mask.max() == NODATA:
             raise SceneError(
                 f"{self.scene.shown} holds values from {codes.min()} to {codes.max()} that are no class codes; "
                 "give a mask of whole numbers 0-254 with its nodata value declared"
             )
-        mask[~valid] = NODATA
-        return mask, None
+        if gaps is not None:
+            mask[gaps] = NODATA
+        return mask
+
+    def read_confidence(self, window: Window) -> None:
+        """See :meth:`MaskSource.read_confidence`: a mask raster has none."""
+
+    def cleaned(self, store: Store, array: str) -> StoredMask:
+        """See :meth:`MaskSource.cleaned`."""
+        return StoredMask(store, array, None)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanJob:
+    """What every chunk of a cleaning pass shares.
+
+    Attributes:
+        source: the mask before.
+        store: where the mask after goes.
+        array: its name there.
+        rules: what is small.
+        width_px: of what is too narrow, pixels.
+    """
+
+    source: MaskSource
+    store: Store
+    array: str
+    rules: SieveRules
+    width_px: float
+
+    @property
+    def cleaned(self) -> StoredMask:
+        """The mask after."""
+        return self.source.cleaned(self.store, self.array)
+
+
+def open_mask(job: CleanJob, chunk: Chunk) -> None:
+    """Gives what is too narrow in a chunk to its neighbours."""
+    from geoseg.stages.opening import open_classes, opening_halo_px
+
+    rows, cols = job.rules.scene_shape
+    window = chunk.window
+    around = window.pad(opening_halo_px(job.width_px)).intersection(Window(0, 0, cols, rows)) or window
+    mask = job.source.read(around)
+    opened = open_classes(mask, job.width_px, job.rules.boundaries)
+    job.store.write(chunk, {job.array: opened[window.slices(around)]})
+
+
+def find_small_components(job: CleanJob, chunk: Chunk) -> SieveFaces:
+    """Finds what is small in a chunk, or may be."""
+    mask = job.source.read(chunk.window)
+    return find_small(mask, chunk.window, job.rules)
+
+
+SieveItem: TypeAlias = tuple[Chunk, SieveDecision | None]
+
+
+def sieve(job: CleanJob, item: SieveItem) -> tuple[int, int]:
+    """Rewrites a chunk without what is small.
+
+    Args:
+        job: the turn.
+        item: the chunk, and what was decided about it: ``None`` if nothing in it is small.
+
+    Returns:
+        pixels changed, and small components that wait for the next turn.
+    """
+    chunk, decision = item
+    mask = job.source.read(chunk.window)
+    if decision is None:
+        job.store.write(chunk, {job.array: mask})
+        return 0, 0
+    sieved = sieve_chunk(mask, decision, job.rules)
+    job.store.write(chunk, {job.array: sieved.mask})
+    return sieved.changed_px, sieved.waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,25 +320,25 @@ class VectorJob:
         """Joins what the chunks could not finish."""
         return Joiner(self.simplify, self.assemble, self.reach_px, self.scene_shape[1])
 
-    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.uint8] | None]:
-        """Class codes, parents of grown pixels and confidence of a window, each (rows, cols) uint8.
-
-        There are no parents without split classes, and perhaps no confidence.
-        """
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Class codes of a window, and with split classes the parents of grown pixels, each (rows, cols) uint8."""
         if not self.boundaries:
-            codes, confidence = self.source.read(window)
-            return codes, None, confidence
+            return self.source.read(window), None
         rows, cols = self.scene_shape
         around = window.pad(self.growth_px).intersection(Window(0, 0, cols, rows)) or window
-        mask, confidence = self.source.read(around)
-        codes, parent = grow_cores(mask, dict(self.boundaries), self.growth_px)
+        codes, parent = grow_cores(self.source.read(around), dict(self.boundaries), self.growth_px)
         inside = window.slices(around)
-        return codes[inside], parent[inside], None if confidence is None else confidence[inside]
+        return codes[inside], parent[inside]
+
+
+def check(job: VectorJob, chunk: Chunk) -> None:
+    """Reads a chunk, so that what is no mask is refused before anything is written."""
+    job.source.read(chunk.window)
 
 
 def label(job: VectorJob, chunk: Chunk) -> tuple[Faces, int]:
     """Labels a chunk; returns what touches its edges, and how many pixels have data."""
-    codes, parent, _ = job.read(chunk.window)
+    codes, parent = job.read(chunk.window)
     return find_faces(codes, parent, chunk.window, job.scene_shape), int(np.count_nonzero(codes != NODATA))
 
 
@@ -224,9 +353,9 @@ def trace(job: VectorJob, item: TraceItem) -> int:
     """
     chunk, border = item
     window, shape = chunk.window, job.scene_shape
-    codes, parent, confidence = job.read(window)
+    codes, parent = job.read(window)
     labels = label_chunk(codes, parent, border, window, shape)
-    histograms = count_confidence(labels.labels, confidence, labels.area_px)
+    histograms = count_confidence(labels.labels, job.source.read_confidence(window), labels.area_px)
     traced = trace_chunk(labels.labels, window, shape)
     domain = Domain(window, shape, job.reach_px)
     finished = finished_arcs(traced, domain)

@@ -17,7 +17,7 @@ from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.models.runtimes import TorchRuntime, resolve_device, resolve_precision
 from geoseg.scene import Scene
-from geoseg.settings import Execution, RunSettings
+from geoseg.settings import Execution, RunSettings, VectorSettings
 
 __all__ = ["Plan", "make_plan", "seconds_per_tile"]
 
@@ -45,7 +45,7 @@ class Plan:
         workers: kernels that run at once; 0 where a scheduler's workers decide.
         device: where the model runs.
         precision: its arithmetic.
-        simplify_m: resolved tolerance, metres.
+        vector: what shapes the layers, with the model's boundaries and the resolved tolerance.
         notes: what a user should know, one line each.
     """
 
@@ -61,7 +61,7 @@ class Plan:
     workers: int
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    simplify_m: float
+    vector: VectorSettings
     notes: tuple[str, ...]
 
     def with_chunk(self, chunk: int) -> Plan:
@@ -116,7 +116,7 @@ class Plan:
             "halo": self.lattice.halo,
             "device": self.device,
             "precision": self.precision,
-            **settings.vector.identity(self.simplify_m),
+            **self.vector.identity(),
         }
 
 
@@ -148,6 +148,8 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     execution, workers = fit(execution or Execution(), grid.height, grid.width, core=core)
     chunk = execution.chunk or core
     simplify_m = settings.vector.simplify_m
+    if simplify_m is None:
+        simplify_m = round(grid.gsd_m, 6)
     return Plan(
         settings=settings,
         card=card,
@@ -161,7 +163,7 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         workers=workers,
         device=device,
         precision=resolve_precision(settings.precision, device),
-        simplify_m=round(grid.gsd_m, 6) if simplify_m is None else simplify_m,
+        vector=replace(settings.vector, boundaries=card.boundaries, simplify_m=simplify_m),
         notes=tuple(notes),
     )
 

@@ -83,7 +83,7 @@ class Store:
         self.make_folders()
         group = zarr.create_group(store=self._arrays)
         for name in arrays:
-            group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)
+            _add_array(group, name, chunk, shape)
         write_json(self.manifest_path, {"format": _FORMAT} | dict(manifest))
 
     def make_folders(self) -> None:
@@ -114,6 +114,16 @@ class Store:
     def _fragments(self) -> Path:
         return self.root / "fragments"
 
+    def add_array(self, name: str, *, chunk: int, shape: tuple[int, int]) -> None:
+        """Adds an array, 255 at first; one of that name may be there from a run that was stopped."""
+        group = zarr.open_group(self._arrays, mode="r+")
+        if name not in group:
+            _add_array(group, name, chunk, shape)
+
+    def drop_array(self, name: str) -> None:
+        """Removes an array that nobody reads any more."""
+        shutil.rmtree(Path(self._arrays) / name, ignore_errors=True)
+
     def array(self, name: str) -> zarr.Array[Any]:
         """The whole mask or confidence, (height, width) uint8, read lazily."""
         array = zarr.open_group(self._arrays, mode="r")[name]
@@ -121,16 +131,19 @@ class Store:
             raise OutputError(f"{self._arrays} has no array {name}; give another -o, or --overwrite")
         return array
 
-    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Mask and confidence of a window, each (rows, cols) uint8."""
-        mask, confidence = (np.asarray(self.array(name)[window.slices()]) for name in ("mask", "confidence"))
-        return mask, confidence
+    def read(self, name: str, window: Window) -> NDArray[np.uint8]:
+        """A window of an array, (rows, cols) uint8."""
+        pixels: NDArray[np.uint8] = np.asarray(self.array(name)[window.slices()])
+        return pixels
 
-    def write(self, chunk: Chunk, mask: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> None:
-        """Writes a chunk's arrays, then its done-mark."""
+    def write(self, chunk: Chunk, arrays: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Writes a chunk's part of some arrays."""
         group = zarr.open_group(self._arrays, mode="r+")
-        for name, values in (("mask", mask), ("confidence", confidence)):
+        for name, values in arrays.items():
             group[name][chunk.window.slices()] = values  # type: ignore[index]
+
+    def mark_predicted(self, chunk: Chunk) -> None:
+        """Notes that a chunk's arrays are complete."""
         (self._done / chunk.key).touch()
 
     def is_predicted(self, chunk: Chunk) -> bool:
@@ -167,3 +180,7 @@ class Store:
         """Removes rows and fragments: once the layers are written nobody reads them."""
         shutil.rmtree(self._rows, ignore_errors=True)
         shutil.rmtree(self._fragments, ignore_errors=True)
+
+
+def _add_array(group: zarr.Group, name: str, chunk: int, shape: tuple[int, int]) -> None:
+    group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)

@@ -2,9 +2,9 @@
 
 ::
 
-    predict -> label -> trace -> join -> export
+    predict -> clean -> label -> trace -> join -> export
 
-``run`` goes through all of them, ``vectorize`` from *label* on. Only coordinates, face labels and borders move
+``run`` goes through all of them, ``vectorize`` from *clean* on. Only coordinates, face labels and borders move
 between this process and the workers; arrays and polygons pass through the store.
 """
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from itertools import groupby
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
-from geoseg.codes import NODATA
+from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
@@ -32,12 +33,13 @@ from geoseg.errors import SceneError, SettingsError
 from geoseg.export.cog import write_cog
 from geoseg.export.rows import Layer, read_layers, write_rows
 from geoseg.export.vectors import FORMATS, write_layers
-from geoseg.lattice import Chunk, Lattice
+from geoseg.lattice import Chunk, Lattice, Window
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 from geoseg.stages.instances import Merge, merge_faces
 from geoseg.stages.join import Fragment
 from geoseg.stages.polygons import Ground
+from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
 
 __all__ = ["check_formats", "run", "vectorize"]
 
@@ -105,7 +107,9 @@ def run(
                 store=store,
             )
             _predict(predict_job, executor, watch)
-            job = _vector_job(store, store, plan.grid, plan.simplify_m, settings.vector)
+            predicted = kernels.StoredMask(store, "mask", "confidence")
+            job = _vector_job(predicted, store, plan.grid, plan.vector)
+            job = _clean(job, lattice, plan.vector, plan.grid.gsd_m, executor, watch)
             merge, valid = _label(job, lattice, executor, watch)
             _trace(job, lattice, merge, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
@@ -158,13 +162,14 @@ def vectorize(
     scene = Scene.open(str(mask))
     if len(scene.bands) != 1:
         raise SceneError(f"{scene.shown} has {len(scene.bands)} bands; a mask has one band of class codes")
-    simplify_m = round(scene.gsd_m, 6) if settings.simplify_m is None else settings.simplify_m
+    if settings.simplify_m is None:
+        settings = replace(settings, simplify_m=round(scene.gsd_m, 6))
     identity = {
         "verb": "vectorize",
         "mask": scene.shown,
         "mask_fingerprint": scene.fingerprint(),
         "classes": dict(classes) if classes is not None else None,
-        **settings.identity(simplify_m),
+        **settings.identity(),
     }
     with RunDirectory(Path(directory), identity, source=scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
@@ -175,10 +180,13 @@ def vectorize(
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
         shape = (lattice.height, lattice.width)
         watch = _Watch(progress)
-        job = _vector_job(kernels.SceneMask(scene), output.store, scene, simplify_m, settings)
+        job = _vector_job(kernels.SceneMask(scene), output.store, scene, settings)
         with _opened(execution, progress, gpus=0) as executor:
-            merge, valid = _label(job, lattice, executor, watch)  # refuses what is no mask, before anything is written
+            # refuses what is no mask, before anything is written
+            executor.run("check", kernels.check, job, lattice.chunks(), lambda *_: None)
             output.open_store(chunk=chunk, shape=shape, arrays=())
+            job = _clean(job, lattice, settings, scene.gsd_m, executor, watch)
+            merge, valid = _label(job, lattice, executor, watch)
             _trace(job, lattice, merge, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
         rows = _join(job, lattice, watch)
@@ -245,6 +253,92 @@ def _predict(job: kernels.PredictJob, executor: Executor, watch: _Watch) -> None
         )
 
 
+def _clean(
+    job: kernels.VectorJob,
+    lattice: Lattice,
+    settings: VectorSettings,
+    gsd_m: float,
+    executor: Executor,
+    watch: _Watch,
+) -> kernels.VectorJob:
+    """Gives what is too narrow or too small to its neighbours; returns the job that reads the mask after that.
+
+    Each pass reads one array and writes another, so a run that is stopped in between can begin again.
+    """
+    rules = SieveRules(
+        scene_shape=job.scene_shape,
+        least_m2=_least_areas(settings),
+        pixel_area_m2=job.ground.pixel_area_m2,
+        boundaries=dict(settings.boundaries),
+    )
+    cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, settings.min_width_m / gsd_m)
+    chunks = list(lattice.chunks())
+
+    def rewriting(array: str) -> kernels.CleanJob:
+        """The next pass, which reads what the last one wrote."""
+        job.store.add_array(array, chunk=lattice.chunk, shape=job.scene_shape)
+        return replace(cleaning, array=array)
+
+    if cleaning.width_px > 1:
+        with watch.stage("open", lattice.window.area) as advance:
+            opening = rewriting("opened")
+            executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))
+            cleaning = replace(cleaning, source=opening.cleaned)
+    if rules.least_m2:
+        with watch.stage("sieve"):
+            cleaning = replace(cleaning, source=_sieve(cleaning, rewriting, chunks, executor))
+    return replace(job, source=cleaning.source)
+
+
+def _sieve(
+    cleaning: kernels.CleanJob,
+    rewriting: Callable[[str], kernels.CleanJob],
+    chunks: Sequence[Chunk],
+    executor: Executor,
+) -> kernels.MaskSource:
+    """Turns of giving what is small to its neighbours, see :mod:`geoseg.stages.sieve`; returns the mask after them."""
+    faces: dict[Window, SieveFaces] = {}
+    stale = list(chunks)
+    source, rules = cleaning.source, cleaning.rules
+    turn = 1
+    for number in count():
+        finding = replace(cleaning, source=source)
+        executor.run(
+            "find small",
+            kernels.find_small_components,
+            finding,
+            stale,
+            lambda chunk, found: faces.update({chunk.window: found}),
+        )
+        decided = merge_small(faces.values(), rules, turn)
+        todo = set(decided.todo)
+        if not todo:
+            break
+        sieving = replace(rewriting(f"sieved-{number}"), source=source)
+        items = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in chunks)
+        done: dict[Chunk, tuple[int, int]] = {}
+        executor.run("sieve", kernels.sieve, sieving, items, partial(_keep, done))
+        source = sieving.cleaned
+        if number:
+            cleaning.store.drop_array(f"sieved-{number - 1}")
+        if not any(waiting for _, waiting in done.values()):
+            break
+        stale = [chunk for chunk in chunks if done[chunk][0]]
+        turn = turn + 1 if stale else rules.turns  # where nothing moves, the last turn comes now
+    return source
+
+
+def _keep(done: dict[Chunk, tuple[int, int]], item: kernels.SieveItem, result: tuple[int, int]) -> None:
+    done[item[0]] = result
+
+
+def _least_areas(settings: VectorSettings) -> dict[int, float]:
+    """Area below which a component is small, square metres, by code."""
+    boundaries = {boundary for _, boundary in settings.boundaries}
+    least = {code: settings.min_area_m2 for code in range(1, NODATA) if code not in boundaries}
+    return {code: area for code, area in ({BACKGROUND: settings.fill_holes_m2} | least).items() if area}
+
+
 def _label(job: kernels.VectorJob, lattice: Lattice, executor: Executor, watch: _Watch) -> tuple[Merge, int]:
     """Labels all chunks and merges their faces; also counts the pixels with data."""
     found = {}
@@ -266,14 +360,12 @@ def _trace(job: kernels.VectorJob, lattice: Lattice, merge: Merge, executor: Exe
         executor.run("trace", kernels.trace, job, items, lambda item, _: advance(item[0].window.area))
 
 
-def _vector_job(
-    source: kernels.MaskSource, store: Store, grid: Scene, simplify_m: float, settings: VectorSettings
-) -> kernels.VectorJob:
+def _vector_job(source: kernels.MaskSource, store: Store, grid: Scene, settings: VectorSettings) -> kernels.VectorJob:
     return kernels.VectorJob(
         source=source,
         store=store,
         ground=Ground(grid.transform, grid.crs, (grid.height, grid.width)),
-        tolerance_px=simplify_m / grid.gsd_m,
+        tolerance_px=(settings.simplify_m or 0) / grid.gsd_m,
         method=settings.simplify_method,
         smooth=settings.smooth,
         boundaries=settings.boundaries,
