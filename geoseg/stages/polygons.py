@@ -292,14 +292,13 @@ class Ground:
         return areas * globe.authalic_m2
 
     def scene_area_m2(self) -> float:
-        """Area of the whole scene; its sides are followed in 64 steps, since they are not straight on the ground."""
-        rows, cols = self.shape
-        corners = 2 * np.array([[0, 0], [cols, 0], [cols, rows], [0, rows], [0, 0]])
-        steps = np.arange(64)[:, None]
-        sides = [start + (end - start) * steps // 64 for start, end in itertools.pairwise(corners)]
-        outline = np.concatenate([*sides, corners[:1]]).astype(np.int32)
-        area, _ = self._measure_rings(outline, np.array([0, len(outline)]), _globe(self.crs))
-        return float(area[0])
+        """Area of the whole scene, summed over 64 x 64 parts, since neither its sides nor the earth are straight."""
+        down, right = (2 * size * np.arange(65) // 64 for size in self.shape)
+        lattice = np.stack(np.meshgrid(right, down), axis=-1).astype(np.int32)
+        corners = [lattice[:-1, :-1], lattice[:-1, 1:], lattice[1:, 1:], lattice[1:, :-1], lattice[:-1, :-1]]
+        parts = np.stack(corners, axis=2).reshape(-1, 2)
+        area, _ = self._measure_rings(parts, np.arange(0, len(parts) + 1, 5), _globe(self.crs))
+        return float(area.sum())
 
     def _measure_rings(self, coords: NDArray[np.int32], offsets: Integers, globe: _Globe) -> tuple[Floats, Floats]:
         """Areas >= 0 and lengths of closed rings."""

@@ -276,6 +276,11 @@ def test_the_scene_measures_as_much_as_its_pixels(landscape: np.ndarray, crs: st
     assert ground.scene_area_m2() == pytest.approx(ground.pixel_area_m2(rows, cols).sum(), rel=1e-6)
 
 
+def test_the_whole_earth_has_its_area() -> None:
+    ground = Ground(Affine(0.1, 0, -180, 0, -0.1, 90), "EPSG:4326", (1800, 3600))
+    assert ground.scene_area_m2() == pytest.approx(510_065_621_724_000, rel=1e-3)  # of WGS 84; parallels are cut short
+
+
 def test_what_cannot_be_measured_is_refused(traced: Polygons, landscape: np.ndarray) -> None:
     with pytest.raises(InputError, match="has no ellipsoid"):
         ground_of(UTM, 'LOCAL_CS["somewhere",UNIT["metre",1]]', landscape)
