@@ -108,24 +108,36 @@ def simplify_arcs(
         return arcs
     # Without midpoints pixel corners are the lattice, with them half pixels: a lattice step is 1 << shift half pixels.
     shift = 0 if smooth else 1
-    everywhere = [points for points in (arcs.coords, obstacles) if len(points)]
-    low = np.min([points.min(axis=0) for points in everywhere], axis=0).astype(np.int64)
-    high = np.max([points.max(axis=0) for points in everywhere], axis=0).astype(np.int64)
+    # numba would compile anew for arrays that are read-only or have gaps
+    coords, obstacles = (np.require(points, requirements=("C", "W")) for points in (arcs.coords, obstacles))
+    offsets, chosen = np.require(arcs.offsets, requirements=("C", "W")), np.require(chosen, requirements=("C", "W"))
+    low, high = coords[0].astype(np.int64), coords[0].astype(np.int64)
+    for points in (coords, obstacles):
+        _widen(points, low, high)
     tiles = np.zeros(((high - low >> shift + 6) + 1)[::-1], np.int32)
-    for points in everywhere:
+    for points in (coords, obstacles):
         _mark_tiles(points, low, shift, tiles)
     bits = np.zeros((_number_tiles(tiles) + 1) * 64, np.int64)
-    for points in everywhere:
+    for points in (coords, obstacles):
         _put_all(points, low, shift, (tiles, bits))
     steps_per_px = 2 >> shift
     largest = min(2 * (steps_per_px * tolerance_px * _SLACK) ** 2, 2**30)  # twice the largest triangle that goes
     bound = steps_per_px * _bound_px(tolerance_px, method)
     rules = (int(largest), bound, method == "visvalingam")
-    return Arcs(*_simplify(arcs.coords, arcs.offsets, chosen, (low, shift), rules, (tiles, bits)))
+    return Arcs(*_simplify(coords, offsets, chosen, (low, shift), rules, (tiles, bits)))
 
 
 # The set of all corners, as bits: a triangle of a few pixels is tested in a few words. The lattice is cut into tiles of
 # 64 x 64; ``tiles`` (rows, cols) numbers those that hold corners, 0 is one without any; each has 64 words, one a row.
+
+
+@numba.njit(cache=True, nogil=True)
+def _widen(points: NDArray[np.int32], low: Ints, high: Ints) -> None:
+    """Widen an extent by points; numpy's reductions take ten times as long on two columns."""
+    for i in range(points.shape[0]):
+        for axis in range(2):
+            low[axis] = min(low[axis], points[i, axis])
+            high[axis] = max(high[axis], points[i, axis])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -264,17 +276,21 @@ def _is_row_taken(
 
 @numba.njit(cache=True, nogil=True)
 def _is_lonely(corners: Corners, ax: int, ay: int, cx: int, cy: int, bound: float) -> bool:
-    """Whether none of the set but a and c is within ``bound`` of the segment a-c."""
-    margin = int(bound)
-    limit = bound * bound * ((cx - ax) ** 2 + (cy - ay) ** 2)
+    """Whether none of the set but a and c is within ``bound`` of the segment a-c, which is not along a row."""
+    margin, bound2 = int(bound), bound * bound
+    length2 = (cx - ax) ** 2 + (cy - ay) ** 2
     top, bottom = max(min(ay, cy) - margin, 0), min(max(ay, cy) + margin, (corners[0].shape[0] << 6) - 1)
     left, right = max(min(ax, cx) - margin, 0), min(max(ax, cx) + margin, (corners[0].shape[1] << 6) - 1)
+    slope, width = (cx - ax) / (cy - ay), bound * np.sqrt(length2) / abs(cy - ay) + 1
     for y in range(top, bottom + 1):
-        x = _next_in_row(corners, left, right, y)
-        while x <= right:
-            if not ((x == ax and y == ay) or (x == cx and y == cy)) and _distance2(ax, ay, cx, cy, x, y) <= limit:
+        middle = ax + (y - ay) * slope
+        last = min(int(middle + width), right)
+        x = _next_in_row(corners, max(int(middle - width), left), last, y)
+        while x <= last:
+            is_end = (x == ax and y == ay) or (x == cx and y == cy)
+            if not is_end and _distance2(ax, ay, cx, cy, x, y) <= bound2 * length2:
                 return False
-            x = _next_in_row(corners, x + 1, right, y)
+            x = _next_in_row(corners, x + 1, last, y)
     return True
 
 
@@ -292,7 +308,7 @@ def _simplify(
     longest = np.max(offsets[1:] - offsets[:-1])
     arc, smooth = np.empty((2, longest), np.int64), np.empty((2, longest), np.int64)
     kept, queue = np.empty(longest, np.bool_), np.empty(3 * longest, np.int64)
-    links, spread = np.empty((longest, 2), np.int64), np.empty(longest)
+    links, spread, marks = np.empty((longest, 2), np.int64), np.empty(longest), np.empty((3, longest), np.int8)
     out, out_offsets = np.empty_like(coords), np.zeros_like(offsets)
     size = 0
     for i in range(offsets.size - 1):
@@ -305,7 +321,7 @@ def _simplify(
             if shift:
                 line, count = arc, end - begin
             else:
-                line, count = smooth, _smooth(arc[0], arc[1], end - begin, smooth)
+                line, count = smooth, _smooth(arc[:, : end - begin], smooth, marks)
                 _exchange(corners, arc[:, 1 : end - begin - 1], smooth[:, 1 : count - 1])
             x, y = line[0, :count], line[1, :count]
             if rules[2]:
@@ -351,7 +367,7 @@ def _least_inner_vertices(x: Ints, y: Ints) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _smooth(x: Ints, y: Ints, count: int, smooth: Ints) -> int:
+def _smooth(arc: Ints, smooth: Ints, marks: NDArray[np.int8]) -> int:
     """Take the stairs out of an arc; returns how many vertices it has then, never more than before.
 
     A *step* is an edge of one pixel at whose two ends the arc turns to different sides, a *tread* an edge between two
@@ -359,24 +375,24 @@ def _smooth(x: Ints, y: Ints, count: int, smooth: Ints) -> int:
     that goes gives a triangle to one side, its neighbour an equal one to the other; where treads share corners, the
     last tread of an even number stays, so that the sides come out even.
     """
-    last = count - 1
-    turn = np.zeros(count, np.int64)
-    is_step, goes = np.zeros(count, np.bool_), np.zeros(count, np.bool_)  # the edge from i to i + 1; the corner i
+    x, y = arc[0], arc[1]
+    last = x.size - 1
+    turn, is_step, goes = marks[0], marks[1], marks[2]  # at i; the edge from i to i + 1; the corner i
+    marks[:, : last + 1] = 0
     for i in range(1, last):
-        turn[i] = np.sign(_cross(x[i - 1], y[i - 1], x[i], y[i], x[i + 1], y[i + 1]))
+        turn[i] = 1 if _cross(x[i - 1], y[i - 1], x[i], y[i], x[i + 1], y[i + 1]) > 0 else -1
     for i in range(1, last - 1):
-        is_step[i] = turn[i] == -turn[i + 1] and abs(x[i + 1] - x[i]) + abs(y[i + 1] - y[i]) == 2
+        is_step[i] = turn[i] != turn[i + 1] and abs(x[i + 1] - x[i]) + abs(y[i + 1] - y[i]) == 2
     run = 0  # treads that share corners, up to here
     for i in range(2, last - 1):
-        if i < last - 2 and turn[i] == -turn[i + 1] and is_step[i - 1] and is_step[i + 1]:
+        if i < last - 2 and turn[i] != turn[i + 1] and is_step[i - 1] and is_step[i + 1]:
             run += 1
-        else:
-            if run:
-                goes[i - run : i + run % 2] = True
+        elif run:
+            goes[i - run : i + run % 2] = 1
             run = 0
     smooth[0, 0], smooth[1, 0] = x[0], y[0]
     size = 1
-    for i in range(1, count):
+    for i in range(1, last + 1):
         if is_step[i - 1] and (goes[i - 1] or goes[i]):
             size = _append(smooth, size, (x[i - 1] + x[i]) >> 1, (y[i - 1] + y[i]) >> 1)
         if not goes[i]:
