@@ -81,7 +81,7 @@ class SieveRules:
     least_m2: Mapping[int, float]
     pixel_area_m2: PixelArea
     boundaries: Mapping[int, int] = field(default_factory=dict)
-    turns: int = 8
+    turns: int = 4
     most_px: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

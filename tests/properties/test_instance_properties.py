@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geoseg.lattice import Window
+from geoseg.stages.opening import halo_px, open_classes
 from geoseg.stages.sieve import SieveRules, find_small, merge_small, sieve_chunk
 
 
@@ -112,3 +113,45 @@ def test_any_mask_is_sieved_as_a_whole(
     result = sieve_in_chunks(mask, rules, chunk_rows, chunk_cols)
     assert np.array_equal(result, sieve_slowly(mask, rules))
     assert np.array_equal(result == 255, mask == 255)
+
+
+def open_slowly(mask: np.ndarray, width: int, boundaries: dict[int, int]) -> np.ndarray:
+    """Disc by disc and pixel by pixel, straight from the definition."""
+    classes = mask.copy()
+    for code, boundary in boundaries.items():
+        classes[mask == boundary] = code
+    offset = np.arange(width) - (width - 1) / 2
+    disc = offset[:, None] ** 2 + offset**2 <= (width / 2) ** 2
+    padded = np.pad(classes, width, constant_values=255)
+    stays = np.zeros(padded.shape, bool)
+    for row in range(padded.shape[0] - width + 1):
+        for col in range(padded.shape[1] - width + 1):
+            inside = (slice(row, row + width), slice(col, col + width))
+            if len(held := set(padded[inside][disc].tolist()) - {255}) == 1 and held != {0}:
+                stays[inside] |= disc
+    dropped = ~stays[width:-width, width:-width] & (mask % 255 > 0)
+    codes = np.where(dropped, 255, mask).astype(np.uint8)
+    for _ in range(width):
+        around = np.pad(codes, 1, constant_values=255)
+        least = np.min([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]], axis=0)
+        codes = np.where(dropped & (codes == 255), least, codes)
+    return np.where(dropped & (codes == 255), 0, codes)
+
+
+@given(
+    mask=masks(),
+    chunk_rows=st.integers(1, 26),
+    chunk_cols=st.integers(1, 26),
+    width=st.integers(1, 6),
+    is_split=st.booleans(),
+)
+def test_any_mask_is_opened_as_a_whole(
+    mask: np.ndarray, chunk_rows: int, chunk_cols: int, width: int, is_split: bool
+) -> None:
+    boundaries = {7: 8} if is_split else {}
+    result = np.zeros_like(mask)
+    for window in cut(mask.shape, chunk_rows, chunk_cols):
+        around = window.pad(halo_px(width)).intersection(Window(0, 0, mask.shape[1], mask.shape[0]))
+        assert around is not None
+        result[window.slices()] = open_classes(mask[around.slices()], width, boundaries)[window.slices(around)]
+    assert np.array_equal(result, open_slowly(mask, width, boundaries))
