@@ -16,7 +16,8 @@ one of them, rim included. So no foreign corner lies in a face between chord and
 original foreign edge crosses neither the piece nor, being straight, the chord twice; if it crossed the chord it would
 end in such a face, at a foreign corner. So it does not cross. A chord of another arc that crossed this one would enter
 such a face too; it cannot leave through the piece (an original edge, see above), so it would end there, at a foreign
-corner. Within an arc, vertices of its own stand in the way in the same manner.
+corner. Within an arc, vertices of its own stand in the way in the same manner. Smoothing stays within half a pixel of
+the cracks, where no corner is.
 
 Why no two arcs between the same ends become the same chord: then the faces between each and the chord are apart (one
 would else hold corners of the other), so all along the chord one arc lies on its left and the other on its right, and
@@ -85,7 +86,8 @@ def simplify_arcs(
 
     Smoothing takes the stairs out of slopes before that: wherever an edge lies between two edges of one pixel that turn
     off it to different sides, the line runs from the midpoint of the one to the midpoint of the other instead. It
-    passes the edge at its midpoint, so that the area on both sides stays exactly the same.
+    passes the edge at its midpoint, so that the area on both sides stays exactly the same; for that, the last one stays
+    where an even number of such edges follow one another.
 
     Args:
         arcs: every arc once, in one orientation whatever the chunk. Vertices are the corners where it turns, and its
