@@ -29,6 +29,7 @@ from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
 from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
 from geoseg.stages.join import Domain, Instances, Joiner, finished_arcs, share_out
+from geoseg.stages.opening import halo_px, open_classes
 from geoseg.stages.polygons import Ground
 from geoseg.stages.predict import predict_chunk
 from geoseg.stages.sieve import SieveDecision, SieveFaces, SieveRules, find_small, sieve_chunk
@@ -185,7 +186,7 @@ class SceneMask:
         gaps = None if valid.all() else ~valid
         if gaps is not None:
             codes[gaps] = 0
-        mask = codes.astype(np.uint8, copy=False)
+        mask: NDArray[np.uint8] = codes.astype(np.uint8, copy=False)
         if (mask is not codes and not np.array_equal(mask, codes)) or mask.max() == NODATA:
             raise SceneError(
                 f"{self.scene.shown} holds values from {codes.min()} to {codes.max()} that are no class codes; "
@@ -212,14 +213,14 @@ class CleanJob:
         store: where the mask after goes.
         array: its name there.
         rules: what is small.
-        width_px: of what is too narrow, pixels.
+        width_px: least width of a class's parts, pixels.
     """
 
     source: MaskSource
     store: Store
     array: str
     rules: SieveRules
-    width_px: float
+    width_px: int
 
     @property
     def cleaned(self) -> StoredMask:
@@ -229,11 +230,9 @@ class CleanJob:
 
 def open_mask(job: CleanJob, chunk: Chunk) -> None:
     """Gives what is too narrow in a chunk to its neighbours."""
-    from geoseg.stages.opening import open_classes, opening_halo_px
-
     rows, cols = job.rules.scene_shape
     window = chunk.window
-    around = window.pad(opening_halo_px(job.width_px)).intersection(Window(0, 0, cols, rows)) or window
+    around = window.pad(halo_px(job.width_px)).intersection(Window(0, 0, cols, rows)) or window
     mask = job.source.read(around)
     opened = open_classes(mask, job.width_px, job.rules.boundaries)
     job.store.write(chunk, {job.array: opened[window.slices(around)]})

@@ -11,6 +11,7 @@ between this process and the workers; arrays and polygons pass through the store
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
 
 __all__ = ["check_formats", "run", "vectorize"]
 
+_ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
 _PACKAGES = (
     "geoseg",
     "torch",
@@ -271,7 +273,8 @@ def _clean(
         pixel_area_m2=job.ground.pixel_area_m2,
         boundaries=dict(settings.boundaries),
     )
-    cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, settings.min_width_m / gsd_m)
+    width_px = math.ceil(settings.min_width_m / gsd_m - _ROUNDING)
+    cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, width_px)
     chunks = list(lattice.chunks())
 
     def rewriting(array: str) -> kernels.CleanJob:
@@ -279,7 +282,7 @@ def _clean(
         job.store.add_array(array, chunk=lattice.chunk, shape=job.scene_shape)
         return replace(cleaning, array=array)
 
-    if cleaning.width_px > 1:
+    if width_px > 1:
         with watch.stage("open", lattice.window.area) as advance:
             opening = rewriting("opened")
             executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))

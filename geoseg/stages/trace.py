@@ -275,7 +275,7 @@ def _starts_here(corners: NDArray[np.uint8], first: int, heading: int, phase: in
     if not _is_ours(row, col, heading, ours, (rows, stride)):
         return False
     # a corner on the outline cuts an arc only where its other crack belongs to another chunk
-    if phase == 1 and _is_ours(row, col, _other(byte, heading), ours, (rows, stride)):
+    if phase == 1 and _is_ours(row, col, _other(int(byte), heading), ours, (rows, stride)):
         return False
     crack = first - (heading == WEST) - stride * (heading == NORTH)
     return not corners.flat[crack] & (WALKED_SOUTH if heading & 1 else WALKED_EAST)
