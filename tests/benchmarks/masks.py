@@ -1,7 +1,11 @@
-"""The masks that benchmarks run on: busy ones, of any size at little cost."""
+"""The masks that benchmarks run on, at little cost: ``python tests/benchmarks/masks.py busy|spiral SIZE TIF``.
+
+Written by a process of its own where memory is measured: a process begins with the peak of the one that started it.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +49,29 @@ def busy_mask(size: int) -> np.ndarray:
     return make_noise(size) if size <= TILE else mirrored(make_noise(TILE), 0, 0, size, size)
 
 
+def write_busy(path: Path, size: int) -> None:
+    """The mask of :func:`busy_mask` as a GeoTIFF, rows after rows."""
+    tile = make_noise(min(size, TILE))
+    write_raster(path, size, lambda row, height: mirrored(tile, row, 0, height, size))
+
+
+def write_spiral(path: Path, size: int, width: int = 40, pitch: int = 80) -> None:
+    """A river that winds from the middle of the scene to its edge: an Archimedean spiral with rounded corners.
+
+    It is one instance without holes, and reaches into all corners of the scene.
+    """
+    turns = size // 2 // pitch - 1
+
+    def read_rows(row: int, height: int) -> np.ndarray:
+        y = np.arange(row, row + height)[:, None] + 0.5 - size / 2
+        x = np.arange(size)[None, :] + 0.5 - size / 2
+        outwards = (x**4 + y**4) ** 0.25 / pitch - np.arctan2(y, x) / (2 * np.pi)
+        turn = np.floor(outwards)
+        return ((outwards - turn < width / pitch) & (turn >= 1) & (turn < turns)).astype(np.uint8)
+
+    write_raster(path, size, read_rows)
+
+
 def write_raster(path: Path, size: int, read_rows, block: int = 512) -> Path:
     """Writes a tiled, compressed GeoTIFF of ``read_rows(row, height) -> (height, size) uint8``, rows after rows."""
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": size, "width": size, **PLACE}
@@ -54,3 +81,7 @@ def write_raster(path: Path, size: int, read_rows, block: int = 512) -> Path:
             height = min(block, size - row)
             raster.write(read_rows(row, height), 1, window=Window(0, row, size, height))
     return path
+
+
+if __name__ == "__main__":
+    {"busy": write_busy, "spiral": write_spiral}[sys.argv[1]](Path(sys.argv[3]), int(sys.argv[2]))
