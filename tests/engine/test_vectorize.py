@@ -55,28 +55,36 @@ def realistic(height: int, width: int, seed: int) -> np.ndarray:
     return mask
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """All layers, byte for byte."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(directory.iterdir())
+        if path.name != "run.json" and path.is_file()
+    }
+
+
 def canonical(geometries) -> list[bytes]:
     return sorted(shapely.to_wkb(shapely.normalize(np.asarray(geometries))))
 
 
 MASKS = {
+    "few pixels": np.random.default_rng(9).choice(np.array([0, 1, 1, 2, 255], np.uint8), (11, 14)),
     "noise": np.random.default_rng(1).integers(0, 4, (61, 83), dtype=np.uint8),
     "realistic": realistic(230, 310, 2),
     "checkerboard": (np.indices((40, 41)).sum(axis=0) % 2 + 1).astype(np.uint8),
     "one class": np.full((33, 70), 7, np.uint8),
     "nothing": np.zeros((12, 12), np.uint8),
     "nodata": np.full((12, 12), 255, np.uint8),
-    "one row": np.random.default_rng(3).integers(0, 3, (1, 90), dtype=np.uint8),
-    "one column": np.random.default_rng(4).integers(0, 3, (90, 1), dtype=np.uint8),
+    "one row": np.random.default_rng(3).integers(0, 3, (1, 150), dtype=np.uint8),
+    "one column": np.random.default_rng(4).integers(0, 3, (150, 1), dtype=np.uint8),
 }
 
 
-@pytest.mark.parametrize("chunk", [7, 64, 1000])
 @pytest.mark.parametrize("name", MASKS)
-def test_gives_exactly_gdals_polygons(write_mask, tmp_path, name, chunk):
+def test_gives_exactly_gdals_polygons_for_any_chunk(write_mask, tmp_path, name):
     mask = MASKS[name]
     path = write_mask(mask)
-    result = geoseg.vectorize(path, tmp_path / "layers", settings=EXACT, execution=Execution(serial=True, chunk=chunk))
     with rasterio.open(path) as raster:
         shapes = rasterio.features.shapes(
             mask, mask=(mask != 0) & (mask != 255), connectivity=4, transform=raster.transform
@@ -84,11 +92,59 @@ def test_gives_exactly_gdals_polygons(write_mask, tmp_path, name, chunk):
         expected: dict[str, list] = {}
         for geometry, value in shapes:
             expected.setdefault(f"class_{int(value)}", []).append(shapely.geometry.shape(geometry))
+    first = None
+    for chunk in (2048, 64, 17, *([7] if mask.size < 5000 else []), *([1] if mask.size < 200 else [])):
+        home = tmp_path / str(chunk)
+        result = geoseg.vectorize(path, home, settings=EXACT, execution=Execution(serial=True, chunk=chunk))
+        first = first or contents(home)
+        assert contents(home) == first, chunk
     assert set(result.layers) == set(expected)
     for layer, geometries in expected.items():
         found = result.layer(layer).geometry
         assert canonical(found) == canonical(geometries)
         assert found.is_valid.all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VectorSettings(min_area_m2=0),
+        VectorSettings(min_area_m2=0, simplify_method="douglas-peucker", simplify_m=3),
+        VectorSettings(min_area_m2=0, smooth=True),
+        VectorSettings(min_area_m2=0, boundaries=((1, 2),), growth_px=5),
+        VectorSettings(),
+    ],
+    ids=["default tolerance", "douglas-peucker", "smooth", "split class", "small ones sieved"],
+)
+def test_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path, settings):
+    path = write_mask(realistic(150, 170, 8))
+    first = None
+    for name, execution in {
+        "whole": Execution(serial=True, chunk=2048),
+        "small": Execution(serial=True, chunk=23),
+        "middle": Execution(serial=True, chunk=64),
+        "workers": Execution(workers=2, chunk=50),
+    }.items():
+        geoseg.vectorize(path, tmp_path / name, settings=settings, execution=execution)
+        first = first or contents(tmp_path / name)
+        assert len(first) > 2
+        assert contents(tmp_path / name) == first, name
+
+
+def test_touching_fields_stay_apart(write_mask, tmp_path):
+    mask = np.full((60, 70), 5, np.uint8)
+    for row in range(0, 60, 14):
+        for col in range(0, 70, 11):
+            mask[row : row + 11, col : col + 8] = 3
+    settings = VectorSettings(min_area_m2=0, boundaries=((3, 5),), formats=("parquet",))
+    result = geoseg.vectorize(
+        write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(serial=True, chunk=16)
+    )
+    assert list(result.layers) == ["class_3"]
+    fields = result.layer("class_3").geometry
+    assert len(fields) == 5 * 7
+    assert fields.area.sum() == mask.size * 4
+    assert shapely.coverage_is_valid(fields.to_numpy())
 
 
 def test_names_classes_and_leaves_confidence_unknown(write_mask, tmp_path):

@@ -76,3 +76,38 @@ def test_killed_and_run_again(command, tmp_path, how, signal_number, code):
     subprocess.run([*command, "-o", str(home), "--serial"], check=True, timeout=120)
     assert layers(home) == layers(whole)
     assert {name: (done / name).stat().st_mtime_ns for name in kept} == kept, "a finished chunk was done again"
+
+
+def test_killed_while_tracing_and_run_again(tmp_path):
+    coarse = np.random.default_rng(1).integers(0, 4, (45, 60))
+    mask = np.kron(coarse, np.ones((9, 7))).astype(np.uint8)
+    with rasterio.open(
+        tmp_path / "mask.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=mask.shape[0],
+        width=mask.shape[1],
+        dtype="uint8",
+        crs="EPSG:32614",
+        transform=Affine(1, 0, 5e5, 0, -1, 5e6),
+    ) as raster:
+        raster.write(mask, 1)
+    command = [sys.executable, "-m", "geoseg", "vectorize", str(tmp_path / "mask.tif"), "--min-area", "0"]
+    command += ["--chunk", "16", "--serial", "--quiet"]
+    whole, home = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "-o", str(whole)], check=True, timeout=120)
+    with subprocess.Popen([*command, "-o", str(home)]) as process:
+        fragments = home / ".geoseg" / "fragments"
+        deadline = time.monotonic() + 100
+        while not (fragments.exists() and len(list(fragments.glob("*.npz"))) >= 5):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+    kept = list(fragments.glob("*.npz"))
+    assert 5 <= len(kept) < 26 * 27, "it was too late"
+    assert not list(home.glob("*.geojson"))
+    subprocess.run([*command, "-o", str(home)], check=True, timeout=120)
+    assert layers(home) == layers(whole)
+    assert len(layers(whole)) == 2 * 3
