@@ -2,10 +2,9 @@
 
 This is morphological opening, class by class: a pixel of a class stays if it lies in some disc of the least width that
 holds nothing but its class (J. Serra, *Image Analysis and Mathematical Morphology*, 1982). A split class and its
-boundary are one class here. Where the scene ends or has no data the class may go on, so a disc may hold such pixels,
-too. The other pixels are *dropped*; those that stay, and background, grow into their place, step by step over
-4-neighbours, equally near ones in the order of their codes. What is dropped and farther than the least width from all
-that stays becomes background.
+boundary are one class here, and beyond its edge the scene goes on as at its edge. The other pixels are *dropped*; those
+that stay, and background, grow into their place, step by step over 4-neighbours, equally near ones in the order of
+their codes. What is dropped and farther than the least width from all that stays becomes background.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ def open_classes(
         class_of = np.arange(256, dtype=np.uint8)
         class_of[list(boundaries.values())] = list(boundaries)
         classes = class_of[mask]
-    # the scene goes on with nodata, which stands for anything, as far as a disc reaches
-    covered = _in_discs(np.pad(classes, width_px, constant_values=NODATA), *_chords(width_px))
+    covered = _in_discs(np.pad(classes, width_px, mode="edge"), *_chords(width_px))
     return _fill(np.ascontiguousarray(mask), covered, width_px)
 
 
@@ -73,73 +71,55 @@ def _chords(width_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @numba.njit(cache=True, nogil=True)
 def _in_discs(classes: NDArray[np.uint8], first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The pixels in discs that hold only one class, and nodata."""
+    """The pixels in discs that hold a single class."""
     rows, cols = classes.shape
     width = first.size
-    data, code, end = _scan(classes)
+    end = _run_ends(classes)
     covered = np.zeros(classes.shape, np.bool_)
     places = cols - width + 1
-    fits, held = np.empty(places, np.uint8), np.empty(places, np.uint8)
+    fits = np.empty(places, np.uint8)
     for row in range(rows - width + 1):
-        fits[:] = 1
-        held[:] = NODATA
+        held = classes[row, first[0] : first[0] + places]
+        for place in range(places):
+            fits[place] = (held[place] != BACKGROUND) & (held[place] != NODATA)
         for down in range(width):
-            left, right = first[down], first[down] + places
-            _fit_row(
-                data[row + down, left:right],
-                code[row + down, left:right],
-                end[row + down, left:right],
-                np.int32(last[down]),
-                fits,
-                held,
-            )
-        col = 0
-        while col < places:
-            since = col
-            while col < places and fits[col] and held[col] != BACKGROUND and held[col] != NODATA:
-                col += 1
-            if col > since:
+            begin, stop = first[down], first[down] + places
+            _fit_row(classes[row + down, begin:stop], end[row + down, begin:stop], last[down], held, fits)
+        place = 0
+        while place < places:
+            since = place
+            while place < places and fits[place]:
+                place += 1
+            if place > since:
                 for down in range(width):
-                    covered[row + down, since + first[down] : col + last[down]] = True
-            col += 1
+                    covered[row + down, since + first[down] : place + last[down]] = True
+            place += 1
     return covered
 
 
 @numba.njit(cache=True, nogil=True)
 def _fit_row(
-    data: NDArray[np.int32],
-    code: NDArray[np.uint8],
-    end: NDArray[np.int32],
-    last: np.int32,
-    fits: NDArray[np.uint8],
-    held: NDArray[np.uint8],
+    classes: NDArray[np.uint8], end: NDArray[np.int32], last: int, held: NDArray[np.uint8], fits: NDArray[np.uint8]
 ) -> None:
-    """Whether discs, one beginning at each column, hold only what they held before; what they hold then."""
-    right = last
-    for col in range(fits.size):  # without branches: this compiles to vector instructions
-        is_full = np.uint8(data[col] <= right)
-        is_one = np.uint8(end[col] > right) & (np.uint8(held[col] == code[col]) | np.uint8(held[col] == NODATA))
-        fits[col] &= is_one | (is_full ^ 1)
-        held[col] = code[col] if is_full else held[col]
+    """Which discs, one at each place, hold in this row what they shall hold."""
+    right = np.int32(last)
+    for place in range(fits.size):  # without branches: this compiles to vector instructions
+        fits[place] &= np.uint8(end[place] > right) & np.uint8(classes[place] == held[place])
         right += np.int32(1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan(classes: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.int32]]:
-    """For each pixel, looking right: where the first data is, its class, and where a pixel of another class is."""
+def _run_ends(classes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """For each pixel, the column after its run of equal pixels."""
     rows, cols = classes.shape
-    data, code = np.empty(classes.shape, np.int32), np.empty(classes.shape, np.uint8)
     end = np.empty(classes.shape, np.int32)
     for row in range(rows):
-        next_data, next_code, next_end = cols, np.uint8(NODATA), cols
-        for col in range(cols - 1, -1, -1):
-            here = classes[row, col]
-            if here != NODATA:
-                if next_data < cols and next_code != here:
-                    next_end = next_data
-                next_data, next_code = col, here
-            data[row, col], code[row, col], end[row, col] = next_data, next_code, next_end
-    return data, code, end
+        stop = cols
+        end[row, cols - 1] = cols
+        for col in range(cols - 2, -1, -1):
+            stop = stop if classes[row, col] == classes[row, col + 1] else col + 1
+            end[row, col] = stop
+    return end
 
 
 @numba.njit(cache=True, nogil=True)

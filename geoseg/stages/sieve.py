@@ -89,9 +89,18 @@ class SieveRules:
             raise InputError(
                 f"least areas for the codes {sorted(self.least_m2)}; nodata and boundaries have none, leave them out"
             )
+        object.__setattr__(self, "most_px", self._bound())
+
+    def _bound(self) -> NDArray[np.float64]:
+        """By code, a number of pixels that is too many to be small anywhere in the scene."""
+        least = self._least()
         rows, cols = (np.unique(np.linspace(0, side - 1, AREA_SAMPLES).astype(np.int64)) for side in self.scene_shape)
-        areas = self.pixel_area_m2(np.repeat(rows, cols.size), np.tile(cols, rows.size))
-        object.__setattr__(self, "most_px", 2 * self._least() / areas.min())
+        try:
+            area_m2 = self.pixel_area_m2(np.repeat(rows, cols.size), np.tile(cols, rows.size)).min()
+        except InputError:  # the scene's corners may lie off the earth
+            return np.where(least > 0, np.inf, 0)
+        most_px: NDArray[np.float64] = 2 * least / area_m2
+        return most_px
 
     def _least(self) -> NDArray[np.float64]:
         """By code, the area below which a component is small."""

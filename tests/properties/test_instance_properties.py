@@ -122,12 +122,12 @@ def open_slowly(mask: np.ndarray, width: int, boundaries: dict[int, int]) -> np.
         classes[mask == boundary] = code
     offset = np.arange(width) - (width - 1) / 2
     disc = offset[:, None] ** 2 + offset**2 <= (width / 2) ** 2
-    padded = np.pad(classes, width, constant_values=255)
+    padded = np.pad(classes, width, mode="edge")
     stays = np.zeros(padded.shape, bool)
     for row in range(padded.shape[0] - width + 1):
         for col in range(padded.shape[1] - width + 1):
             inside = (slice(row, row + width), slice(col, col + width))
-            if len(held := set(padded[inside][disc].tolist()) - {255}) == 1 and held != {0}:
+            if len(held := set(padded[inside][disc].tolist())) == 1 and not held & {0, 255}:
                 stays[inside] |= disc
     dropped = ~stays[width:-width, width:-width] & (mask % 255 > 0)
     codes = np.where(dropped, 255, mask).astype(np.uint8)
