@@ -1,4 +1,4 @@
-"""Connected components of one chunk, and what joins those of neighbouring chunks (floor 0).
+"""Connected components of one chunk, and what joins those of neighbouring chunks (floor 1).
 
 Components are 4-connected and of one code. They are found over *runs*, the stretches of equal pixels in a row, so that
 their areas, first pixels and rims cost nothing per pixel (run-based labelling: L. He, Y. Chao, K. Suzuki, *A run-based

@@ -17,7 +17,7 @@ FLOORS = {
     "settings": 0,
     "lattice": 0,
     "codes": 0,
-    "components": 0,
+    "components": 1,
     "atomic": 1,
     "histograms": 0,
     "resample": 0,
