@@ -26,38 +26,33 @@ def count_confidence(
     if confidence is None:
         return Histograms.empty(area_px.size)
     offsets = offsets_of(area_px)
+    # what nobody wants piles up behind the rest
+    cursors = np.where(area_px > 0, offsets[:-1], offsets[-1]).astype(np.uint64)
     # contiguous, so that the kernel is compiled for one layout only
-    grouped = _group_by_label(labels, np.ascontiguousarray(confidence), offsets[:-1].copy(), area_px > 0, offsets[-1])
+    grouped = _group_by_label(labels, np.ascontiguousarray(confidence), cursors, offsets[-1])
     return Histograms(*_count_values(grouped, offsets))
 
 
 @numba.njit(cache=True, nogil=True)
 def _group_by_label(
-    labels: NDArray[np.int32],
-    confidence: NDArray[np.uint8],
-    cursors: NDArray[np.int64],
-    wanted: NDArray[np.bool_],
-    total: int,
+    labels: NDArray[np.int32], confidence: NDArray[np.uint8], cursors: NDArray[np.uint64], total: int
 ) -> NDArray[np.uint8]:
     """Counting sort of the chunk's confidences by label; ``cursors`` says where each label begins, and is used up."""
-    grouped = np.empty(total, np.uint8)
-    height, width = confidence.shape
-    for row in range(height):
+    grouped = np.empty(total + confidence.size, np.uint8)
+    # unsigned, for numba looks at every signed index whether it counts from the end: that doubles the time
+    one, width = np.uint64(1), np.uint64(confidence.shape[1])
+    for row in range(confidence.shape[0]):
         line, values = labels[row + 1], confidence[row]
-        col = 0
+        col = np.uint64(0)
         while col < width:
-            label = line[col + 1]
-            if label > 0 and wanted[label]:
-                at = cursors[label]
-                while col < width and line[col + 1] == label:
-                    grouped[at] = values[col]
-                    at += 1
-                    col += 1
-                cursors[label] = at
-            else:
-                while col < width and line[col + 1] == label:
-                    col += 1
-    return grouped
+            label = line[col + one]
+            at = cursors[label]
+            while col < width and line[col + one] == label:
+                grouped[at] = values[col]
+                at += one
+                col += one
+            cursors[label] = at
+    return grouped[:total]
 
 
 @numba.njit(cache=True, nogil=True)
