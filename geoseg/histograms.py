@@ -1,4 +1,4 @@
-"""Sparse histograms of confidences, one per instance, that add up exactly over chunks (floor 0)."""
+"""Sparse histograms of confidences, one per instance, that add up exactly over chunks (floor 1)."""
 
 from __future__ import annotations
 

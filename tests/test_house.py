@@ -19,7 +19,7 @@ FLOORS = {
     "codes": 0,
     "components": 1,
     "atomic": 1,
-    "histograms": 0,
+    "histograms": 1,
     "resample": 0,
     "rings": 0,
     "scene": 1,
