@@ -252,9 +252,14 @@ def _obstacles(arcs: Arcs, finished: Bools, domain: Domain) -> Coords:
         return np.zeros((0, 2), np.int32)
     window = domain.window
     shape, offset = (window.height, window.width), (window.row_off, window.col_off)
-    cell_bits = (2 * max(domain.reach_px, 8) - 1).bit_length()
+    cell_bits = _cell_bits(domain.reach_px)
     marked = _mark_unfinished(arcs.coords, arcs.offsets, finished, shape, offset, cell_bits)
     return _take_near(arcs.coords, arcs.offsets, finished, *_inner(domain), marked, offset, cell_bits)
+
+
+def _cell_bits(reach_px: int) -> int:
+    """The side of square cells is two to this power, half pixels: no less than the reach."""
+    return (2 * max(reach_px, 8) - 1).bit_length()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -494,9 +499,36 @@ class Joiner:
     def _forget(self, row_limit: int) -> None:
         """Drops arcs that no open instance needs, and obstacles that no arc can meet any more."""
         self._drop_arcs()
-        waiting = self._arcs.coords[np.repeat(~self._ready, np.diff(self._arcs.offsets)), 1]
-        highest = min(row_limit, int(waiting.min()) - 2 * self._reach_px) if waiting.size else row_limit
-        self._obstacles = self._obstacles[self._obstacles[:, 1] >= highest]
+        vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(~self._ready))
+        cell_bits = _cell_bits(self._reach_px)
+        stride = (2 * self._width >> cell_bits) + 3
+        cells = np.unique(_cells_along(self._arcs.coords[vertices], offsets, cell_bits, stride))
+        around = np.add.outer([-stride, 0, stride], [-1, 0, 1]).ravel()
+        col, row = self._obstacles.T
+        near = np.isin(
+            (row >> cell_bits).astype(np.int64) * stride + (col >> cell_bits) + 1, np.add.outer(cells, around)
+        )
+        self._obstacles = self._obstacles[near | (row >= row_limit)]
+
+
+@numba.njit(cache=True, nogil=True)
+def _cells_along(coords: Coords, offsets: Ints, cell_bits: int, stride: int) -> Ints:
+    """Numbers of the cells that axis-parallel lines run through: ``row * stride + col + 1``."""
+    cells = np.empty(0, np.int64)
+    for fill in (False, True):
+        count = 0
+        for line in range(offsets.size - 1):
+            for vertex in range(offsets[line], offsets[line + 1] - 1):
+                col, row = coords[vertex, 0] >> cell_bits, coords[vertex, 1] >> cell_bits
+                col_end, row_end = coords[vertex + 1, 0] >> cell_bits, coords[vertex + 1, 1] >> cell_bits
+                for r in range(min(row, row_end), max(row, row_end) + 1):
+                    for c in range(min(col, col_end), max(col, col_end) + 1):
+                        if fill:
+                            cells[count] = r * stride + c + 1
+                        count += 1
+        if not fill:
+            cells = np.empty(count, np.int64)
+    return cells
 
 
 def _concatenate(parts: Sequence[Arcs]) -> Arcs:

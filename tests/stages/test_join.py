@@ -313,6 +313,22 @@ def test_memory_does_not_grow_with_the_scene(vector_half) -> None:
         assert value <= 1.1 * most[2][name], name
 
 
+def test_a_long_open_line_keeps_only_what_is_near_it(vector_half) -> None:
+    half = vector_half(tolerance=1.0)
+    most = []
+    for rows in (200, 1000):
+        mask = np.random.default_rng(0).integers(0, 3, (rows, 90)).astype(np.uint8)
+        mask[0], mask[:, :20], mask[:, 6] = 0, 0, 3  # a road from top to bottom, and noise that lies apart from it
+        joiner = half.joiner(90)
+        held = []
+        for in_row in half.pieces(mask, None, 40):
+            row_stop = in_row[0].window.row_stop
+            joiner.add([piece.share.fragment for piece in in_row], row_stop, last=row_stop == rows)
+            held.append(held_by(joiner)["obstacles"])
+        most.append(max(held))
+    assert most[1] <= 1.3 * most[0]
+
+
 def test_a_row_without_any_chunk_is_refused(vector_half) -> None:
     with pytest.raises(InputError, match="0 chunks do not fill the rows 0 to 10"):
         vector_half().joiner(10).add([], 10, last=True)
