@@ -26,8 +26,8 @@ def count_confidence(
     if confidence is None:
         return Histograms.empty(area_px.size)
     offsets = offsets_of(area_px)
-    # what nobody wants piles up behind the rest
-    cursors = np.where(area_px > 0, offsets[:-1], offsets[-1]).astype(np.uint64)
+    # what nobody wants piles up behind the rest, label -1 too: it finds the last cursor
+    cursors = np.append(np.where(area_px > 0, offsets[:-1], offsets[-1]), offsets[-1]).astype(np.uint64)
     # contiguous, so that the kernel is compiled for one layout only
     grouped = _group_by_label(labels, np.ascontiguousarray(confidence), cursors, offsets[-1])
     return Histograms(*_count_values(grouped, offsets))
