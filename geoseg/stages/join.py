@@ -424,7 +424,7 @@ class Joiner:
         following[starts[owned]] = darts.following[ends[owned]]
         self._add_arcs(Arcs(lines, line_offsets), ready=False, stops=(at_stop[0] + 2 * at_stop[1]).astype(np.uint8))
         self._darts = Darts(dart, darts.owner, darts.start, following).take(kept)
-        self._drop_arcs()
+        self._ready[parts[chain >> 1]] = True  # nothing more to do: no dart walks along them
 
     def _finish_arcs(self, row_limit: int) -> None:
         """Simplifies the arcs that became whole and lie above a row (half pixels)."""
@@ -437,7 +437,8 @@ class Joiner:
         if not chosen.any():
             return
         simplified = self._simplify(Arcs(coords, offsets), chosen, self._obstacles)
-        self._obstacles = np.concatenate([self._obstacles, coords[np.repeat(chosen, np.diff(offsets))]])
+        if self._reach_px:
+            self._obstacles = np.concatenate([self._obstacles, coords[np.repeat(chosen, np.diff(offsets))]])
         new = np.arange(len(self._arcs))
         new[raw[chosen]] = len(self._arcs) + np.arange(np.count_nonzero(chosen))
         vertices, offsets = take_ragged(simplified.offsets, np.flatnonzero(chosen))
@@ -451,16 +452,6 @@ class Joiner:
         self._arcs = _concatenate([self._arcs, arcs])
         self._ready = np.concatenate([self._ready, np.full(len(arcs), ready)])
         self._stops = np.concatenate([self._stops, stops])
-
-    def _drop_arcs(self) -> None:
-        """Drops the arcs that no dart walks along."""
-        kept = np.zeros(len(self._arcs), np.bool_)
-        kept[self._darts.dart >> 1] = True
-        new = np.cumsum(kept) - 1
-        self._darts = replace(self._darts, dart=2 * new[self._darts.dart >> 1] + (self._darts.dart & 1))
-        vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(kept))
-        self._arcs = Arcs(self._arcs.coords[vertices], offsets)
-        self._ready, self._stops = self._ready[kept], self._stops[kept]
 
     def _close(self) -> Polygons:
         """Takes out the instances all of whose darts are there and finished."""
@@ -498,17 +489,24 @@ class Joiner:
 
     def _forget(self, row_limit: int) -> None:
         """Drops arcs that no open instance needs, and obstacles that no arc can meet any more."""
-        self._drop_arcs()
-        vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(~self._ready))
-        cell_bits = _cell_bits(self._reach_px)
-        stride = (2 * self._width >> cell_bits) + 3
-        cells = np.unique(_cells_along(self._arcs.coords[vertices], offsets, cell_bits, stride))
-        around = np.add.outer([-stride, 0, stride], [-1, 0, 1]).ravel()
+        kept = np.zeros(len(self._arcs), np.bool_)
+        kept[self._darts.dart >> 1] = True
+        new = np.cumsum(kept) - 1
+        self._darts = replace(self._darts, dart=2 * new[self._darts.dart >> 1] + (self._darts.dart & 1))
+        vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(kept))
+        self._arcs = Arcs(self._arcs.coords[vertices], offsets)
+        self._ready, self._stops = self._ready[kept], self._stops[kept]
+
         col, row = self._obstacles.T
-        near = np.isin(
-            (row >> cell_bits).astype(np.int64) * stride + (col >> cell_bits) + 1, np.add.outer(cells, around)
-        )
-        self._obstacles = self._obstacles[near | (row >= row_limit)]
+        needed = row >= row_limit
+        if not needed.all():
+            vertices, offsets = take_ragged(self._arcs.offsets, np.flatnonzero(~self._ready))
+            cell_bits = _cell_bits(self._reach_px)
+            stride = (2 * self._width >> cell_bits) + 3
+            cells = np.unique(_cells_along(self._arcs.coords[vertices], offsets, cell_bits, stride))
+            around = np.add.outer([-stride, 0, stride], [-1, 0, 1]).ravel()
+            cell = (row >> cell_bits).astype(np.int64) * stride + (col >> cell_bits) + 1
+            self._obstacles = self._obstacles[needed | np.isin(cell, np.add.outer(cells, around))]
 
 
 @numba.njit(cache=True, nogil=True)
