@@ -25,7 +25,7 @@ def assemble(
 
     Args:
         arcs: pieces of boundary.
-        darts: int64 ``(n,)``, ``2 * arc`` for an arc walked forwards, plus 1 for backwards; -1 adds nothing.
+        darts: int64 ``(n,)``, ``2 * arc`` for an arc walked forwards, plus 1 for backwards.
         following: int64 ``(n,)``, for each dart the place in ``darts`` of the one that follows it: a permutation.
         owner: int64 ``(n,)``, the instance on the right hand of each dart.
         keep_straight: keep vertices in the middle of a straight stretch, where the neighbour changes. With them the
@@ -53,8 +53,7 @@ def _close_rings(
     """Closed rings, and the first dart of each."""
     room = darts.size
     for dart in darts:
-        if dart >= 0:
-            room += offsets[(dart >> 1) + 1] - offsets[dart >> 1]
+        room += offsets[(dart >> 1) + 1] - offsets[dart >> 1]
     closed = np.empty((room, 2), np.int32)
     closed_offsets = np.zeros(darts.size + 1, np.int64)
     first_dart = np.empty(darts.size, np.int64)
@@ -69,8 +68,6 @@ def _close_rings(
             seen[at] = True
             dart = darts[at]
             at = following[at]
-            if dart < 0:
-                continue
             begin, end = offsets[dart >> 1], offsets[(dart >> 1) + 1]
             for step in range(end - begin - 1):  # the last vertex is the first of what follows
                 vertex = begin + step if dart & 1 == 0 else end - 1 - step
