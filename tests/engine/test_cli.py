@@ -118,6 +118,12 @@ def test_bad_scenes_end_with_one_line(geoseg, bad, tmp_path, verb, what, words):
         ["--serial", "--workers", "2"],
         ["--scale", "9,3"],
         ["--formats", "shp"],
+        ["--simplify", "-1"],
+        ["--simplify-method", "best"],
+        ["--min-area", "nan"],
+        ["--fill-holes", "-1"],
+        ["--min-width", "-1"],
+        ["--growth", "0"],
         ["--device", "tpu"],
         ["--nonsense"],
         ["--model", "nonesuch"],
@@ -138,9 +144,26 @@ def test_vectorize_takes_names_and_codes(geoseg, write_scene, tmp_path):
     assert code == 0
     assert "wood" in out
     assert (tmp_path / "layers" / "lake.geojson").exists()
-    code, _, err = geoseg("vectorize", mask, "-o", tmp_path / "other", "--classes", "lake")
-    assert code == 2
-    assert "name=code" in err
+    for option, value, words in (
+        ("--classes", "lake", "name=code"),
+        ("--boundaries", "3", "CODE=CODE"),
+        ("--boundaries", "1=1", "none twice"),
+        ("--boundaries", "1=255", "1-254"),
+    ):
+        code, _, err = geoseg("vectorize", mask, "-o", tmp_path / "other", option, value)
+        assert code == 2
+        assert words in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_vectorize_keeps_touching_instances_apart(geoseg, write_scene, tmp_path):
+    mask = write_scene(np.kron([[3, 5, 3]], np.ones((30, 10))).astype(np.uint8)[None], "fields", nodata=255)
+    options = ["--boundaries", "3=5", "--growth", "6", "--smooth", "--simplify-method", "douglas-peucker"]
+    code, _, _ = geoseg("vectorize", mask, "-o", tmp_path / "layers", *options, "--serial")
+    assert code == 0
+    features = json.loads((tmp_path / "layers" / "class_3.geojson").read_text())["features"]
+    assert [round(feature["properties"]["area_m2"] / 450, 2) for feature in features] == [1, 1]
 
 
 def test_help_names_every_verb(geoseg):
