@@ -38,6 +38,7 @@ from geoseg.stages.trace import trace_chunk
 
 __all__ = [
     "CleanJob",
+    "FindItem",
     "MaskSource",
     "PredictJob",
     "SceneMask",
@@ -238,16 +239,19 @@ def open_mask(job: CleanJob, chunk: Chunk) -> None:
     job.store.write(chunk, {job.array: opened[window.slices(around)]})
 
 
-def find_small_components(job: CleanJob, chunk: Chunk) -> SieveFaces:
-    """Finds what is small in a chunk, or may be."""
-    mask = job.source.read(chunk.window)
-    return find_small(mask, chunk.window, job.rules)
+FindItem: TypeAlias = tuple[Chunk, NDArray[np.int64] | None]
+
+
+def find_small_components(job: CleanJob, item: FindItem) -> SieveFaces:
+    """Finds what is small in a chunk, or may be; in later turns, of what waits there."""
+    chunk, waiting = item
+    return find_small(job.source.read(chunk.window), chunk.window, job.rules, waiting)
 
 
 SieveItem: TypeAlias = tuple[Chunk, SieveDecision | None]
 
 
-def sieve(job: CleanJob, item: SieveItem) -> tuple[int, int]:
+def sieve(job: CleanJob, item: SieveItem) -> tuple[int, NDArray[np.int64]]:
     """Rewrites a chunk without what is small.
 
     Args:
@@ -255,13 +259,13 @@ def sieve(job: CleanJob, item: SieveItem) -> tuple[int, int]:
         item: the chunk, and what was decided about it: ``None`` if nothing in it is small.
 
     Returns:
-        pixels changed, and small components that wait for the next turn.
+        pixels changed, and what waits inside for the next turn, see :class:`geoseg.stages.sieve.Sieved`.
     """
     chunk, decision = item
     mask = job.source.read(chunk.window)
     if decision is None:
         job.store.write(chunk, {job.array: mask})
-        return 0, 0
+        return 0, np.zeros(0, np.int64)
     sieved = sieve_chunk(mask, decision, job.rules)
     job.store.write(chunk, {job.array: sieved.mask})
     return sieved.changed_px, sieved.waiting

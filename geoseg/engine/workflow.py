@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
@@ -301,38 +303,34 @@ def _sieve(
 ) -> kernels.MaskSource:
     """Turns of giving what is small to its neighbours, see :mod:`geoseg.stages.sieve`; returns the mask after them."""
     faces: dict[Window, SieveFaces] = {}
-    stale = list(chunks)
+    done: dict[Chunk, tuple[int, NDArray[np.int64]]] = {}
+    to_find: list[kernels.FindItem] = [(chunk, None) for chunk in chunks]
     source, rules = cleaning.source, cleaning.rules
-    turn = 1
+    turn, waiting = 1, None
     for number in count():
-        finding = replace(cleaning, source=source)
         executor.run(
             "find small",
             kernels.find_small_components,
-            finding,
-            stale,
-            lambda chunk, found: faces.update({chunk.window: found}),
+            replace(cleaning, source=source),
+            to_find,
+            lambda item, found: faces.update({item[0].window: found}),
         )
-        decided = merge_small(faces.values(), rules, turn)
+        decided = merge_small(faces.values(), rules, turn, waiting)
         todo = set(decided.todo)
         if not todo:
             break
         sieving = replace(rewriting(f"sieved-{number}"), source=source)
         items = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in chunks)
-        done: dict[Chunk, tuple[int, int]] = {}
-        executor.run("sieve", kernels.sieve, sieving, items, partial(_keep, done))
+        executor.run("sieve", kernels.sieve, sieving, items, lambda item, result: done.update({item[0]: result}))
         source = sieving.cleaned
         if number:
             cleaning.store.drop_array(f"sieved-{number - 1}")
-        if not any(waiting for _, waiting in done.values()):
+        if not decided.waiting.size and not any(inside.size for _, inside in done.values()):
             break
-        stale = [chunk for chunk in chunks if done[chunk][0]]
-        turn = turn + 1 if stale else rules.turns  # where nothing moves, the last turn comes now
+        moved = any(changed for changed, _ in done.values())
+        turn, waiting = turn + 1 if moved else rules.turns, decided.waiting  # if not, the last turn comes now
+        to_find = [(chunk, done[chunk][1]) for chunk in chunks if chunk.window in todo]
     return source
-
-
-def _keep(done: dict[Chunk, tuple[int, int]], item: kernels.SieveItem, result: tuple[int, int]) -> None:
-    done[item[0]] = result
 
 
 def _least_areas(settings: VectorSettings) -> dict[int, float]:

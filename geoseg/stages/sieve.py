@@ -14,18 +14,19 @@ A turn over all chunks:
 3. :func:`sieve_chunk`, per chunk that has anything small: decide about the components inside, and rewrite the mask.
 
 Small components that wait for each other inside a chunk get all their turns at once. So another turn over the chunks is
-needed only where one that touches a chunk's edge waits; and only chunks that changed need new faces for it::
+needed only where one that touches a chunk's edge waits. Only what waits is judged again: noise that became background in
+one chunk must not be a hole to fill in a later turn, since that turn may not come in another cut::
 
     faces = {window: find_small(masks[window], window, rules) for window in windows}
-    turn = 1
-    while todo := (sieve := merge_small(faces.values(), rules, turn)).todo:
+    turn, waiting = 1, None
+    while todo := (sieve := merge_small(faces.values(), rules, turn, waiting)).todo:
         results = {window: sieve_chunk(masks[window], sieve.decision(window), rules) for window in todo}
-        changed = [window for window in todo if results[window].changed_px]
-        masks |= {window: results[window].mask for window in changed}
-        if not any(result.waiting for result in results.values()):
+        masks |= {window: result.mask for window, result in results.items()}
+        if not sieve.waiting.size and not any(result.waiting.size for result in results.values()):
             break
-        turn = turn + 1 if changed else rules.turns  # where nothing moves, the last turn comes now
-        faces |= {window: find_small(masks[window], window, rules) for window in changed}
+        moved = any(result.changed_px for result in results.values())
+        turn, waiting = turn + 1 if moved else rules.turns, sieve.waiting  # if not, the last turn comes now
+        faces |= {window: find_small(masks[window], window, rules, results[window].waiting) for window in todo}
 
 A component that lies in one chunk alone is decided there; what moves between processes is bounded by the perimeter of a
 chunk. That is why boundaries count by class and not by neighbour: a small component of several chunks may have any
@@ -153,6 +154,7 @@ class SieveFaces:
             A neighbour is the class code of survivors inside the chunk, or 256 plus the number of a component that
             touches the edges.
         has_small: whether there is a small component inside the chunk.
+        waiting: as given to :func:`find_small`.
     """
 
     window: Window
@@ -163,6 +165,7 @@ class SieveFaces:
     pinned: NDArray[np.bool_]
     contacts: NDArray[np.int64]
     has_small: bool
+    waiting: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +178,7 @@ class SieveDecision:
         small: bool ``(k,)``, which of them are small.
         waits: bool ``(k,)``, which of them have no survivor around them yet.
         turns: how many turns are left, this one included.
+        waiting: see :class:`SieveFaces`.
     """
 
     window: Window
@@ -182,6 +186,7 @@ class SieveDecision:
     small: NDArray[np.bool_]
     waits: NDArray[np.bool_]
     turns: int
+    waiting: NDArray[np.int64] | None
 
 
 class Sieved(NamedTuple):
@@ -190,12 +195,12 @@ class Sieved(NamedTuple):
     Attributes:
         mask: uint8 ``(height, width)``, the new mask.
         changed_px: how many of its pixels are new.
-        waiting: how many small components wait for the next turn.
+        waiting: int64 ``(n,)``, first pixels in the scene of the small components inside that wait for the next turn.
     """
 
     mask: NDArray[np.uint8]
     changed_px: int
-    waiting: int
+    waiting: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,9 +209,11 @@ class Sieve:
 
     Attributes:
         todo: windows of the chunks that have a small component.
+        waiting: int64 ``(n,)``, first pixels of the small components on chunk edges that wait for the next turn.
     """
 
     todo: tuple[Window, ...]
+    waiting: NDArray[np.int64]
     _decisions: Mapping[Window, SieveDecision]
 
     def decision(self, window: Window) -> SieveDecision:
@@ -220,13 +227,16 @@ class Sieve:
         return self._decisions[window]
 
 
-def find_small(mask: NDArray[np.uint8], window: Window, rules: SieveRules) -> SieveFaces:
+def find_small(
+    mask: NDArray[np.uint8], window: Window, rules: SieveRules, waiting: NDArray[np.int64] | None = None
+) -> SieveFaces:
     """Find one chunk's components, and keep what its neighbours must know.
 
     Args:
         mask: uint8 ``(height, width)`` class codes of the chunk.
         window: where the chunk lies in the scene.
         rules: what is small.
+        waiting: what waits inside the chunk since the turn before (:attr:`Sieved.waiting`); None in the first turn.
 
     Raises:
         InputError: the mask is not uint8 of the window's shape, or the window leaves the scene.
@@ -235,7 +245,7 @@ def find_small(mask: NDArray[np.uint8], window: Window, rules: SieveRules) -> Si
     found = find_components(mask, background=True)
     rim = found.rim()
     on_edge = _on_edge(rim)
-    first, pinned, small = _judge(found, on_edge, window, rules)
+    first, pinned, small = _judge(found, on_edge, window, rules, waiting)
     number = np.full(len(found) + 2, -1, np.int32)
     number[on_edge] = np.arange(on_edge.size)
 
@@ -254,16 +264,20 @@ def find_small(mask: NDArray[np.uint8], window: Window, rules: SieveRules) -> Si
         pinned=pinned[on_edge],
         contacts=_contacts(found, row_of, col_of, NUMBERED + on_edge.size),
         has_small=bool(small.any()),
+        waiting=waiting,
     )
 
 
-def merge_small(faces: Iterable[SieveFaces], rules: SieveRules, turn: int) -> Sieve:
+def merge_small(
+    faces: Iterable[SieveFaces], rules: SieveRules, turn: int, waiting: NDArray[np.int64] | None = None
+) -> Sieve:
     """Decide about all components that touch a chunk's edges.
 
     Args:
         faces: one per chunk, in any order. The windows must be the cells of one grid over the whole scene.
         rules: the same as for :func:`find_small`.
         turn: 1 to ``rules.turns``.
+        waiting: what waits on chunk edges since the turn before (:attr:`Sieve.waiting`); None in the first turn.
 
     Raises:
         InputError: the windows do not tile the scene.
@@ -287,6 +301,8 @@ def merge_small(faces: Iterable[SieveFaces], rules: SieveRules, turn: int) -> Si
     np.logical_or.at(group_pinned, group, pinned)
     group_code[group] = code
     small = rules.are_small(group_code, group_area, group_first, group_pinned)
+    if waiting is not None:
+        small &= np.isin(group_first, waiting)
 
     # contacts of small groups with survivors, as (group, code, length)
     meeting = [np.concatenate([both, both[::-1]], axis=1)]
@@ -313,9 +329,11 @@ def merge_small(faces: Iterable[SieveFaces], rules: SieveRules, turn: int) -> Si
             small=small[here],
             waits=(small & ~decided)[here],
             turns=rules.turns + 1 - turn,
+            waiting=face.waiting,
         )
     todo = tuple(face.window for face in grid.values() if face.has_small or decisions[face.window].small.any())
-    return Sieve(todo=todo, _decisions=decisions)
+    waits = small & ~decided if turn < rules.turns else np.zeros(groups, np.bool_)
+    return Sieve(todo=todo, waiting=group_first[waits], _decisions=decisions)
 
 
 def sieve_chunk(mask: NDArray[np.uint8], decision: SieveDecision, rules: SieveRules) -> Sieved:
@@ -334,7 +352,7 @@ def sieve_chunk(mask: NDArray[np.uint8], decision: SieveDecision, rules: SieveRu
     on_edge = _on_edge(found.rim())
     if on_edge.size != decision.code.size:
         raise InputError(f"the decision is for another mask at {decision.window}; merge the faces of this mask first")
-    _, _, small = _judge(found, on_edge, decision.window, rules)
+    first, _, small = _judge(found, on_edge, decision.window, rules, decision.waiting)
     inside = np.flatnonzero(small)
     edge_small = on_edge[decision.small]
     numbered = np.concatenate([inside, edge_small])
@@ -347,11 +365,10 @@ def sieve_chunk(mask: NDArray[np.uint8], decision: SieveDecision, rules: SieveRu
     new = found.code.copy()
     new[on_edge] = decision.code
     new[inside] = code
-    waiting = int(waits.sum() + decision.waits.sum())
     if decision.turns == 1:
         new[inside[waits]] = new[on_edge[decision.waits]] = BACKGROUND
-        waiting = 0
-    return Sieved(found.repaint(mask, new), int(found.area_px[new != found.code].sum()), waiting)
+        waits[:] = False
+    return Sieved(found.repaint(mask, new), int(found.area_px[new != found.code].sum()), first[inside[waits]])
 
 
 def _on_edge(rim: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -361,7 +378,11 @@ def _on_edge(rim: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _judge(
-    found: Components, on_edge: NDArray[np.int64], window: Window, rules: SieveRules
+    found: Components,
+    on_edge: NDArray[np.int64],
+    window: Window,
+    rules: SieveRules,
+    waiting: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
     """By label: first pixel in the scene; whether it is pinned; whether it lies inside the chunk and is small."""
     rows, cols = np.divmod(found.first, window.width)
@@ -384,6 +405,8 @@ def _judge(
     places = np.flatnonzero(inside)
     small = np.zeros(len(found) + 1, np.bool_)
     small[places] = rules.are_small(found.code[places], found.area_px[places], first[places], pinned[places])
+    if waiting is not None:
+        small &= np.isin(first, waiting)
     return first, pinned, small
 
 

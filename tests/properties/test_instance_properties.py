@@ -43,15 +43,15 @@ def sieve_in_chunks(mask: np.ndarray, rules: SieveRules, chunk_rows: int, chunk_
     windows = cut(mask.shape, chunk_rows, chunk_cols)
     chunks = {window: mask[window.slices()] for window in windows}
     faces = {window: find_small(chunks[window], window, rules) for window in windows}
-    turn = 1
-    while todo := (sieve := merge_small(list(faces.values())[::-1], rules, turn)).todo:
+    turn, waiting = 1, None
+    while todo := (sieve := merge_small(list(faces.values())[::-1], rules, turn, waiting)).todo:
         results = {window: sieve_chunk(chunks[window], sieve.decision(window), rules) for window in todo}
-        changed = [window for window in todo if results[window].changed_px]
-        chunks |= {window: results[window].mask for window in changed}
-        if not any(result.waiting for result in results.values()):
+        chunks |= {window: result.mask for window, result in results.items()}
+        if not sieve.waiting.size and not any(result.waiting.size for result in results.values()):
             break
-        turn = turn + 1 if changed else rules.turns
-        faces |= {window: find_small(chunks[window], window, rules) for window in changed}
+        moved = any(result.changed_px for result in results.values())
+        turn, waiting = turn + 1 if moved else rules.turns, sieve.waiting
+        faces |= {window: find_small(chunks[window], window, rules, results[window].waiting) for window in todo}
     result = np.zeros_like(mask)
     for window, chunk in chunks.items():
         result[window.slices()] = chunk

@@ -35,15 +35,15 @@ def sieve(
     ]
     masks = {window: mask[window.slices()] for window in windows}
     faces = {window: find_small(masks[window], window, rules) for window in windows}
-    turn = 1
-    while todo := (decided := merge_small(faces.values(), rules, turn)).todo:
+    turn, waiting = 1, None
+    while todo := (decided := merge_small(faces.values(), rules, turn, waiting)).todo:
         results = {window: sieve_chunk(masks[window], decided.decision(window), rules) for window in todo}
-        changed = [window for window in todo if results[window].changed_px]
-        masks |= {window: results[window].mask for window in changed}
-        if not any(result.waiting for result in results.values()):
+        masks |= {window: result.mask for window, result in results.items()}
+        if not decided.waiting.size and not any(result.waiting.size for result in results.values()):
             break
-        turn = turn + 1 if changed else rules.turns
-        faces |= {window: find_small(masks[window], window, rules) for window in changed}
+        moved = any(result.changed_px for result in results.values())
+        turn, waiting = turn + 1 if moved else rules.turns, decided.waiting
+        faces |= {window: find_small(masks[window], window, rules, results[window].waiting) for window in todo}
     for window, part in masks.items():
         mask[window.slices()] = part
     return mask.tolist()
@@ -114,7 +114,7 @@ def test_areas_are_measured_at_the_first_pixel() -> None:
     faces = find_small(mask, window, rules)
     result = sieve_chunk(mask, merge_small([faces], rules, 1).decision(window), rules)
     assert result.mask.tolist() == [[0, 0], [0, 0], [1, 0]]
-    assert (result.changed_px, result.waiting) == (1, 0)
+    assert (result.changed_px, result.waiting.size) == (1, 0)
 
 
 def test_a_scene_with_corners_off_the_earth() -> None:
@@ -157,3 +157,21 @@ def test_refusals() -> None:
         merged.decision(Window(0, 0, 1, 1))
     with pytest.raises(InputError, match="for another mask"):
         sieve_chunk(np.zeros_like(mask), merged.decision(window), rules)
+
+
+def nest(depth: int) -> np.ndarray:
+    """Squares within squares of two codes, (2 * depth + 1) pixels a side."""
+    side = np.arange(2 * depth + 1)
+    deep = np.minimum(side, side[::-1])
+    return (1 + np.minimum(deep[:, None], deep) % 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("chunk", [80, 40, 20, 10, 7])
+def test_noise_that_became_background_is_no_hole_in_a_later_turn(chunk):
+    mask = np.full((40, 80), 3, np.uint8)
+    mask[8:21, 8:21] = nest(6)  # too deep for four turns
+    mask[10:15, 38:43] = nest(2)  # over the seam of two chunks, which so need more than one turn
+    least = dict.fromkeys(range(1, 255), 60.0) | {0: 50.0}
+    sieved = np.array(sieve(mask.tolist(), least, chunk=chunk))
+    assert np.count_nonzero(sieved == 0) == 25
+    assert np.count_nonzero(sieved == 3) == sieved.size - 25
