@@ -4,9 +4,10 @@
 
 All figures are processor seconds of one process (all its threads), medians of interleaved rounds, so that a busy
 machine disturbs them least. Ours are those of a whole ``vectorize``, serially, with a confidence for every pixel, from
-a compressed GeoTIFF to GeoParquet (and GeoJSON, which is told apart), once with every vertex and once with the default
-simplification; GDAL and the peers get the mask in memory. Above 5000 pixels the mask is a tile of noise and its mirror
-images. Peers are looked for in this Python and in those given: xarray-spatial, contourrs.
+a compressed GeoTIFF to GeoParquet (and GeoJSON, which is told apart): with every vertex, simplified by one pixel, and
+with all defaults (small polygons given to their neighbours, too). GDAL and the peers get the mask in memory. Above 5000
+pixels the mask is a tile of noise and its mirror images. Peers are looked for in this Python and in those given:
+xarray-spatial, contourrs.
 
 Fails if the polygons with every vertex differ from GDAL's (normalised WKB up to 5000 pixels, above that every polygon's
 area and number of vertices).
@@ -44,6 +45,11 @@ from geoseg.stages.polygons import Ground
 # what is timed on its own: (where it is looked up, its name, the line of the table)
 TIMED = (
     (kernels.SceneMask, "read", "read"),
+    (Store, "read", "read again"),
+    (Store, "write", "sieve: write"),
+    (kernels, "find_small", "sieve: find"),
+    (workflow, "merge_small", "sieve: merge"),
+    (kernels, "sieve_chunk", "sieve: rewrite"),
     (kernels, "find_faces", "label"),
     (workflow, "merge_faces", "merge"),
     (Merge, "border", "merge"),
@@ -67,6 +73,12 @@ TIMED = (
 )
 GEOMETRY = ("label", "merge", "trace", "share out", "assemble", "fragments", "join")
 GEOJSON = "write GeoJSON"
+EXACT = "every vertex"
+SETTINGS: dict[str, dict[str, float]] = {
+    EXACT: {"min_area_m2": 0, "simplify_m": 0},
+    "simplified": {"min_area_m2": 0},
+    "as by default": {},
+}
 EXACTLY_UP_TO = 5000
 
 PEERS = {
@@ -124,23 +136,25 @@ class Ledger:
         return sum(self.seconds.get(line, 0.0) for line in lines)
 
 
-def vectorize(path: Path, directory: Path, confidence: np.ndarray, simplify_m: float | None, chunk: int) -> Ledger:
+def vectorize(path: Path, directory: Path, confidence: np.ndarray, chunk: int, settings: dict[str, float]) -> Ledger:
     """One whole run; the mask comes from the file, its confidence from memory."""
     ledger = Ledger()
     writers = {
         name: vectors.FORMATS[name]._replace(write=ledger.timed(vectors.FORMATS[name].write, line))
         for name, line in (("geojson", GEOJSON), ("parquet", "write GeoParquet"))
     }
-    settings = geoseg.VectorSettings(min_area_m2=0, simplify_m=simplify_m)
     execution = geoseg.Execution(serial=True, chunk=chunk)
     with ExitStack() as patches:
-        read = mock.patch.object(kernels.SceneMask, "read_confidence", lambda _, window: confidence[window.slices()])
-        patches.enter_context(read)
+        for source in (kernels.SceneMask, kernels.StoredMask):
+            read = mock.patch.object(source, "read_confidence", lambda _, window: confidence[window.slices()])
+            patches.enter_context(read)
         patches.enter_context(mock.patch.dict(vectors.FORMATS, writers))
         for owner, name, line in TIMED:
             patches.enter_context(mock.patch.object(owner, name, ledger.timed(getattr(owner, name), line)))
         with ledger.entry("anything else"):
-            geoseg.vectorize(path, directory, settings=settings, execution=execution, overwrite=True)
+            geoseg.vectorize(
+                path, directory, settings=geoseg.VectorSettings(**settings), execution=execution, overwrite=True
+            )
     return ledger
 
 
@@ -193,37 +207,34 @@ def main() -> None:
     options = parser.parse_args()
     mask = busy_mask(options.size)
     confidence = np.random.default_rng(1).integers(100, 255, mask.shape, dtype=np.uint8)
-    exact, default, gdal, peers = [], [], [], {}
-    same = True
+    ours: dict[str, list[Ledger]] = {name: [] for name in SETTINGS}
+    gdal, peers = [], {}
     with tempfile.TemporaryDirectory() as folder:
         path = write_raster(Path(folder) / "mask.tif", len(mask), lambda row, height: mask[row : row + height])
         warm = write_raster(Path(folder) / "warm.tif", 600, lambda row, height: mask[row : row + height, :600])
         mask_file = Path(folder) / "mask.npy"
         np.save(mask_file, mask)
-        for simplify_m in (0, None):
-            vectorize(warm, Path(folder) / "warm", confidence, simplify_m, 256)  # compiles
+        for settings in SETTINGS.values():
+            vectorize(warm, Path(folder) / "warm", confidence, 256, settings)  # compiles
         pythons = [sys.executable, *options.peers]
         missing = set(PEERS)
         for number in range(options.rounds):
             ledger, geometries, codes = run_gdal(mask)
             gdal.append(ledger)
-            exact.append(vectorize(path, Path(folder) / "exact", confidence, 0, options.chunk))
+            for name, settings in SETTINGS.items():
+                ours[name].append(vectorize(path, Path(folder) / name, confidence, options.chunk, settings))
             if number == 0:
                 to_the_bit = options.size <= EXACTLY_UP_TO
-                same = is_same(Path(folder) / "exact", geometries, codes, to_the_bit=to_the_bit)
+                same = is_same(Path(folder) / EXACT, geometries, codes, to_the_bit=to_the_bit)
                 polygons = len(codes)
                 vertices = sum(int(shapely.get_num_coordinates(batch).sum()) for batch in geometries)
             del geometries, codes
-            default.append(vectorize(path, Path(folder) / "default", confidence, None, options.chunk))
             for python, name in itertools.product(pythons, PEERS):
                 if (seconds := run_peer(python, name, mask_file)) is not None:
                     peers.setdefault(name, []).append(seconds)
                     missing.discard(name)
-        files = sum(file.stat().st_size for file in (Path(folder) / "default").glob("*.parquet"))
-    report(mask.size / 1e6, exact, default, gdal, peers)
-    print(
-        f"{polygons} polygons, {vertices} vertices before and {files / 1e6:.1f} MB of GeoParquet after simplification"
-    )
+    report(mask.size / 1e6, ours, gdal, peers)
+    print(f"{polygons} polygons with {vertices} vertices before anything is sieved or simplified")
     for name in sorted(missing):
         print(f"{name}: not installed here (give --peers a Python that has it)")
     print(f"peak memory of everything here: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
@@ -231,23 +242,24 @@ def main() -> None:
     sys.exit(not same)
 
 
-def report(megapixels: float, exact: list[Ledger], default: list[Ledger], gdal: list[Ledger], peers: dict) -> None:
+def report(megapixels: float, ours: dict[str, list[Ledger]], gdal: list[Ledger], peers: dict) -> None:
     """Prints the table and the ratios."""
 
     def median(ledgers: list[Ledger], *lines: str) -> float:
         return statistics.median(ledger.sum(*lines) for ledger in ledgers)
 
     def row(name: str, *seconds: float) -> None:
-        print(f"  {name:35s}" + "".join(f"{100 * value / megapixels:12.3f}" for value in seconds))
+        print(f"  {name:35s}" + "".join(f"{100 * value / megapixels:15.3f}" for value in seconds))
 
-    print(f"CPU-seconds per 100 Mpx, of {megapixels:.0f} Mpx        every vertex   1 px off")
-    lines = sorted(dict.fromkeys([*exact[0].seconds, *default[0].seconds]), key=lambda line: -median(default, line))
+    print(f"CPU-s per 100 Mpx, of {megapixels:8.0f} Mpx    " + "".join(f"{name:>15s}" for name in ours))
+    found = dict.fromkeys(line for ledgers in ours.values() for line in ledgers[0].seconds)
+    lines = sorted(found, key=lambda line: -max(median(ledgers, line) for ledgers in ours.values()))
     for line in lines:
-        row(line, median(exact, line), median(default, line))
+        row(line, *(median(ledgers, line) for ledgers in ours.values()))
     lines.remove(GEOJSON)
-    whole = [median(ledgers, *lines) for ledgers in (exact, default)]
+    whole = [median(ledgers, *lines) for ledgers in ours.values()]
     row("whole vector half, to GeoParquet", *whole)
-    print(f"  {'  Mpx/s per core':35s}" + "".join(f"{megapixels / value:12.1f}" for value in whole))
+    print(f"  {'  Mpx/s per core':35s}" + "".join(f"{megapixels / value:15.1f}" for value in whole))
     shapes = [ledger.sum("shapes") for ledger in gdal]
     shapely_too = [ledger.sum("shapes", "to shapely") for ledger in gdal]
     others = {"rasterio shapes": shapes, "rasterio to shapely": shapely_too, **peers}
@@ -256,7 +268,8 @@ def report(megapixels: float, exact: list[Ledger], default: list[Ledger], gdal: 
     for lines_of_ours, what in ((("trace",), "trace"), (GEOMETRY, "label to join"), (lines, "whole vector half")):
         print(f"with every vertex, our {what} is quicker than")
         for name, seconds in others.items():
-            times = (theirs / ours.sum(*lines_of_ours) for theirs, ours in zip(seconds, exact, strict=True))
+            pairs = zip(seconds, ours[EXACT], strict=True)
+            times = (theirs / ledger.sum(*lines_of_ours) for theirs, ledger in pairs)
             print(f"  {name:35s}{statistics.median(times):12.2f} times")
 
 
