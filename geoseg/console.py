@@ -26,10 +26,11 @@ from geoseg.engine.progress import Advance
 if TYPE_CHECKING:
     from geoseg.engine.plan import Plan
     from geoseg.engine.result import Result
+    from geoseg.evaluation.report import Figure, Report
     from geoseg.models.card import Card
     from geoseg.scene import Scene
 
-__all__ = ["Bars", "describe", "describe_plan", "facts", "list_cards", "show_result"]
+__all__ = ["Bars", "describe", "describe_plan", "facts", "list_cards", "show_report", "show_result"]
 
 
 class _Rate(ProgressColumn):
@@ -102,7 +103,8 @@ def show_result(result: Result) -> None:
     for heading in ("polygons", "area", "share"):
         layers.add_column(heading, justify="right")
     for name, layer in result.layers.items():
-        layers.add_row(name, f"{layer.polygons:,}", _area(layer.area_m2), f"{layer.share:.1%}")
+        share = "-" if layer.share is None else f"{layer.share:.1%}"
+        layers.add_row(name, f"{layer.polygons:,}", _area(layer.area_m2), share)
     console.print(layers)
     stages = Table("stage", box=None, header_style="bold")
     for heading in ("seconds", "Mpx/s"):
@@ -264,3 +266,39 @@ def _describe_card(card: Card) -> None:
 
 def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def show_report(report: Report) -> None:
+    """An evaluation: figures of each class, a column each, and the confusion matrix."""
+    from geoseg.evaluation.page import HEADINGS
+
+    figures = Table("figure", box=None, header_style="bold")
+    for name in report.classes:
+        figures.add_column(name, justify="right")
+    for key, heading in HEADINGS.items():
+        row = [found.get(key) for found in report.classes.values()]
+        if any(row):
+            figures.add_row(heading, *map(_figure, row))
+    for heading, count in (("true objects", "true"), ("predicted", "predicted"), ("matched", "matched")):
+        figures.add_row(heading, *(f"{counts[count]:,}" for counts in report.counts.values()))
+    pixels = Table("truth \\ prediction", box=None, header_style="bold")
+    names = ["background", *report.classes]
+    for name in names:
+        pixels.add_column(name, justify="right")
+    for name, counted in zip(names, report.confusion, strict=True):
+        pixels.add_row(name, *(f"{count:,}" for count in counted))
+    console = Console()
+    console.print(figures)
+    console.print(pixels)
+    notes = [f"scenes {len(report.scenes)}", *(f"{key} {_figure(value)}" for key, value in report.overall.items())]
+    if report.unpredicted:
+        notes.append(f"{report.unpredicted:,} px of known truth without a prediction, not judged")
+    console.print("; ".join(notes).replace("_", " "), highlight=False, soft_wrap=True, markup=False)
+
+
+def _figure(figure: Figure | None) -> str:
+    """A figure and its 95 % interval, if it has one."""
+    if figure is None or figure.value is None:
+        return "-"
+    interval = "" if figure.low is None or figure.high is None else f" ({figure.low:.3f}-{figure.high:.3f})"
+    return f"{figure.value:.3f}{interval}"

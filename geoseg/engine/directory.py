@@ -148,7 +148,7 @@ class RunDirectory:
     def finish(self, result: Result, facts: Mapping[str, Any]) -> None:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
         write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
-        self.store.drop_fragments()
+        self.store.drop_intermediates()
 
 
 def _lock_file(file: IO[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.codes import NODATA
-from geoseg.engine.store import Store
+from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import ModelError, SceneError
 from geoseg.export.rows import write_rows
 from geoseg.lattice import Chunk, Lattice, Window
@@ -122,7 +122,7 @@ def predict(job: PredictJob, chunk: Chunk) -> int:
         if inside is not None:
             outside[inside.slices(chunk.window)] = False
         mask[outside] = confidence[outside] = NODATA
-    job.store.write(chunk, {"mask": mask, "confidence": confidence})
+    job.store.write(chunk, dict(zip(PREDICTED, (mask, confidence), strict=True)))
     job.store.mark_predicted(chunk)
     return int(np.count_nonzero(mask != NODATA))
 

@@ -21,12 +21,12 @@ class LayerSummary:
     Attributes:
         polygons: how many.
         area_m2: their geodesic area.
-        share: of the ground with data, 0-1.
+        share: of the ground with data, 0-1; ``None`` where the scene's corners lie off the earth.
     """
 
     polygons: int
     area_m2: float
-    share: float
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 
     DIR/.geoseg/
         manifest.json        what the run is: its identity and its chunk; without it the store is nothing
-        arrays.zarr/         mask and confidence, one zarr chunk per chunk
+        arrays.zarr/         mask and confidence, and masks that a stage rewrote, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
         rows/0003.0012.arrow      the polygons that this chunk finished; join-0003.arrow: that the sweep finished
         fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
@@ -30,7 +30,10 @@ from geoseg.atomic import remove_leftovers, staged
 from geoseg.errors import OutputError
 from geoseg.lattice import Chunk, Window
 
-__all__ = ["Store", "write_json"]
+__all__ = ["PREDICTED", "Store", "write_json"]
+
+PREDICTED = ("mask", "confidence")
+"""Names of the arrays that a model fills."""
 
 _FORMAT = 1
 
@@ -178,10 +181,12 @@ class Store:
         remove_leftovers(self._rows)
         remove_leftovers(self._fragments)
 
-    def drop_fragments(self) -> None:
-        """Removes rows and fragments: once the layers are written nobody reads them."""
-        shutil.rmtree(self._rows, ignore_errors=True)
-        shutil.rmtree(self._fragments, ignore_errors=True)
+    def drop_intermediates(self) -> None:
+        """Removes rows, fragments and rewritten masks: once the layers are written nobody reads them."""
+        for folder in (self._rows, self._fragments):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in set(zarr.open_group(self._arrays, mode="r").array_keys()) - set(PREDICTED):
+            self.drop_array(name)
 
 
 def _add_array(group: zarr.Group, name: str, chunk: int, shape: tuple[int, int]) -> None:

@@ -31,8 +31,8 @@ from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.plan import Plan, make_plan
 from geoseg.engine.progress import Advance, Progress, Silent
 from geoseg.engine.result import LayerSummary, Result, StageTime
-from geoseg.engine.store import Store
-from geoseg.errors import SceneError, SettingsError
+from geoseg.engine.store import PREDICTED, Store
+from geoseg.errors import InputError, SceneError, SettingsError
 from geoseg.export.cog import write_cog
 from geoseg.export.rows import Layer, read_layers, write_rows
 from geoseg.export.vectors import FORMATS, write_layers
@@ -97,7 +97,7 @@ def run(
         lattice = plan.lattice
         shape = (lattice.height, lattice.width)
         with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
-            store = output.open_store(chunk=lattice.chunk, shape=shape, arrays=("mask", "confidence"))
+            store = output.open_store(chunk=lattice.chunk, shape=shape, arrays=PREDICTED)
             predict_job = kernels.PredictJob(
                 scene=plan.grid,
                 within=plan.within,
@@ -111,7 +111,7 @@ def run(
                 store=store,
             )
             _predict(predict_job, executor, watch)
-            predicted = kernels.StoredMask(store, "mask", "confidence")
+            predicted = kernels.StoredMask(store, *PREDICTED)
             job = _vector_job(predicted, store, plan.grid, plan.vector)
             job = _clean(job, lattice, plan.vector, plan.grid.gsd_m, executor, watch)
             merge, valid = _label(job, lattice, executor, watch)
@@ -162,7 +162,7 @@ def vectorize(
     )
     check_formats(settings.formats)
     if classes is not None:
-        require_layer_names(tuple(classes))
+        _check_classes(classes, settings)
     scene = Scene.open(str(mask))
     if len(scene.bands) != 1:
         raise SceneError(f"{scene.shown} has {len(scene.bands)} bands; a mask has one band of class codes")
@@ -211,6 +211,20 @@ def check_formats(formats: Sequence[str]) -> None:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise SettingsError(f"--formats names {', '.join(unknown)}; geoseg writes {', '.join(FORMATS)}")
+
+
+def _check_classes(classes: Mapping[str, int], settings: VectorSettings) -> None:
+    """Refuses layers that no mask can have."""
+    require_layer_names(tuple(classes))
+    bounds = {boundary: code for code, boundary in settings.boundaries}
+    for name, code in classes.items():
+        if not 1 <= code <= NODATA - 1:
+            raise SettingsError(f"--classes gives {name} the code {code}; layers have codes 1-254")
+        if code in bounds:
+            raise SettingsError(
+                f"--classes names {name}={code}, but --boundaries makes {code} the boundary of {bounds[code]}; "
+                "a boundary is given back to the instances it bounds and has no layer of its own"
+            )
 
 
 class _Watch:
@@ -434,14 +448,21 @@ def _result(
     executor: str,
 ) -> Result:
     rows, cols = ground.shape
-    ground_m2 = valid / (rows * cols) * ground.scene_area_m2()
+    try:
+        ground_m2 = valid / (rows * cols) * ground.scene_area_m2()
+    except InputError:  # corners of the scene lie off the earth: a full disk
+        ground_m2 = math.nan
     summaries = {
-        name: LayerSummary(
-            len(layer), round(layer.area_m2, 2), round(layer.area_m2 / ground_m2, 6) if ground_m2 else 0.0
-        )
+        name: LayerSummary(len(layer), round(layer.area_m2, 2), _share(layer.area_m2, ground_m2))
         for name, layer in layers.items()
     }
     return Result(directory, summaries, tuple(watch.stages), tuple(path.name for path in files), executor)
+
+
+def _share(area_m2: float, ground_m2: float) -> float | None:
+    if math.isnan(ground_m2):
+        return None
+    return round(area_m2 / ground_m2, 6) if ground_m2 else 0.0
 
 
 def _facts(

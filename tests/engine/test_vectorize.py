@@ -14,7 +14,7 @@ from affine import Affine
 
 import geoseg
 from geoseg import Execution, VectorSettings
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, SettingsError
 
 EXACT = VectorSettings(min_area_m2=0, simplify_m=0, formats=("parquet",))
 
@@ -199,3 +199,41 @@ def test_masks_that_are_no_masks_are_refused(write_mask, tmp_path, mask, profile
 def test_a_scene_is_no_mask(land, tmp_path):
     with pytest.raises(SceneError, match="3 bands; a mask has one"):
         geoseg.vectorize(land, tmp_path / "layers", execution=Execution(serial=True))
+
+
+@pytest.mark.parametrize(
+    ("classes", "boundaries", "complaint"),
+    [
+        ({"field": 1, "edge": 2}, ((1, 2),), "edge=2"),
+        ({"field": 300}, (), "300"),
+        ({"ground": 0}, (), "0"),
+    ],
+)
+def test_refuses_layers_that_no_mask_can_have(write_mask, tmp_path, classes, boundaries, complaint):
+    path = write_mask(np.ones((4, 4), np.uint8))
+    with pytest.raises(SettingsError, match=complaint):
+        geoseg.vectorize(path, tmp_path / "out", classes=classes, settings=VectorSettings(boundaries=boundaries))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rewritten_masks_do_not_outlive_the_run(write_mask, tmp_path):
+    settings = VectorSettings(min_area_m2=40, min_width_m=4, formats=("parquet",))
+    geoseg.vectorize(
+        write_mask(MASKS["realistic"]), tmp_path / "out", settings=settings, execution=Execution(serial=True)
+    )
+    left = sorted(path.name for path in (tmp_path / "out" / ".geoseg").iterdir())
+    assert left == ["arrays.zarr", "done", "lock", "manifest.json"]
+    assert [path.name for path in (tmp_path / "out" / ".geoseg" / "arrays.zarr").iterdir()] == ["zarr.json"]
+
+
+def test_a_scene_whose_corners_lie_off_the_earth(write_mask, tmp_path):
+    rows, cols = np.mgrid[-9:9, -18:18]
+    mask = np.where((rows / 9) ** 2 + (cols / 18) ** 2 < 0.8, 1 + (cols > 0), 255).astype(np.uint8)
+    path = write_mask(mask, crs="ESRI:54009", transform=Affine(1e6, 0, -18e6, 0, -1e6, 9e6))
+    result = geoseg.vectorize(
+        path, tmp_path / "out", settings=VectorSettings(formats=("parquet",)), execution=Execution(serial=True)
+    )
+    assert {name: (layer.polygons, layer.share) for name, layer in result.layers.items()} == {
+        "class_1": (1, None),
+        "class_2": (1, None),
+    }
