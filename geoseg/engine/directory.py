@@ -100,6 +100,11 @@ class RunDirectory:
             return None
         return Result.from_json(self.path, record)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a run of the same settings was begun here before."""
+        return self._manifest is not None
+
     def chunk(self, wanted: int) -> int:
         """Side of a chunk: that of the run which is continued, else the one wanted."""
         return wanted if self._manifest is None else int(self._manifest["chunk"])

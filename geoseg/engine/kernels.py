@@ -28,7 +28,7 @@ from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
 from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
-from geoseg.stages.join import Domain, Instances, Joiner, finished_arcs, share_out
+from geoseg.stages.join import Domain, Fragment, Instances, Joiner, finished_arcs, share_out
 from geoseg.stages.opening import halo_px, open_classes
 from geoseg.stages.polygons import Ground
 from geoseg.stages.predict import predict_chunk
@@ -53,6 +53,7 @@ __all__ = [
     "predict",
     "sieve",
     "trace",
+    "vectorize_window",
 ]
 
 
@@ -345,17 +346,17 @@ def label(job: VectorJob, chunk: Chunk) -> tuple[Faces, int]:
     return find_faces(codes, parent, chunk.window, job.scene_shape), int(np.count_nonzero(codes != NODATA))
 
 
-TraceItem: TypeAlias = tuple[Chunk, Border]
+def vectorize_window(job: VectorJob, border: Border) -> tuple[Polygons, Fragment]:
+    """Labels, traces and simplifies one chunk.
 
-
-def trace(job: VectorJob, item: TraceItem) -> int:
-    """Traces a chunk: what is finished there goes to the store as rows, the rest as a fragment.
+    Args:
+        job: of the scene.
+        border: the chunk's, from the merge.
 
     Returns:
-        pixels of the chunk.
+        the polygons that are finished there, sorted by id, and what goes on elsewhere.
     """
-    chunk, border = item
-    window, shape = chunk.window, job.scene_shape
+    window, shape = border.window, job.scene_shape
     codes, parent = job.read(window)
     labels = label_chunk(codes, parent, border, window, shape)
     histograms = count_confidence(labels.labels, job.source.read_confidence(window), labels.area_px)
@@ -363,15 +364,8 @@ def trace(job: VectorJob, item: TraceItem) -> int:
     domain = Domain(window, shape, job.reach_px)
     finished = finished_arcs(traced, domain)
     simplified = job.simplify(traced.arcs, finished, np.zeros((0, 2), np.int32))
-    share = share_out(
-        traced,
-        simplified,
-        finished,
-        labels.labels,
-        Instances(labels.id, labels.code, labels.area_px, labels.edge),
-        histograms,
-        domain,
-    )
+    instances = Instances(labels.id, labels.code, labels.area_px, labels.edge)
+    share = share_out(traced, simplified, finished, labels.labels, instances, histograms, domain)
     coords, ring_offsets, polygon_offsets, ids = job.assemble(simplified, share.darts, share.following, share.owner)
     closed = share.closed[np.argsort(labels.id[share.closed])]
     mean, p10 = histograms.take(closed).summary()
@@ -386,6 +380,20 @@ def trace(job: VectorJob, item: TraceItem) -> int:
         confidence_p10=p10,
         edge=labels.edge[closed],
     )
+    return polygons, share.fragment
+
+
+TraceItem: TypeAlias = tuple[Chunk, Border]
+
+
+def trace(job: VectorJob, item: TraceItem) -> int:
+    """Traces a chunk: what is finished there goes to the store as rows, the rest as a fragment.
+
+    Returns:
+        pixels of the chunk.
+    """
+    chunk, border = item
+    polygons, fragment = vectorize_window(job, border)
     write_rows(job.store.rows_path(chunk.key), polygons, job.ground)
-    job.store.write_fragment(chunk, share.fragment.to_arrays())  # the mark that the chunk is done, so it comes last
-    return window.area
+    job.store.write_fragment(chunk, fragment.to_arrays())  # the mark that the chunk is done, so it comes last
+    return chunk.window.area

@@ -6,6 +6,7 @@
         manifest.json        what the run is: its identity and its chunk; without it the store is nothing
         arrays.zarr/         mask and confidence, and masks that a stage rewrote, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
+        done/cleaned         the mask is cleaned; says in which array
         rows/0003.0012.arrow      the polygons that this chunk finished; join-0003.arrow: that the sweep finished
         fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
 
@@ -36,6 +37,7 @@ PREDICTED = ("mask", "confidence")
 """Names of the arrays that a model fills."""
 
 _FORMAT = 1
+_CLEANED = "cleaned"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -151,6 +153,18 @@ class Store:
         """Notes that a chunk's arrays are complete."""
         (self._done / chunk.key).touch()
 
+    def mark_cleaned(self, array: str) -> None:
+        """Notes that the mask is cleaned, and which array holds it."""
+        with staged(self._done / _CLEANED) as inside:
+            inside.write_text(array, encoding="utf-8")
+
+    def cleaned(self) -> str | None:
+        """The array that holds the cleaned mask, if it is complete."""
+        try:
+            return (self._done / _CLEANED).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     def is_predicted(self, chunk: Chunk) -> bool:
         """Whether a chunk's arrays are complete."""
         return (self._done / chunk.key).exists()
@@ -178,13 +192,16 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Removes what a killed run left half-written."""
+        remove_leftovers(self._done)
         remove_leftovers(self._rows)
         remove_leftovers(self._fragments)
 
     def drop_intermediates(self) -> None:
         """Removes rows, fragments and rewritten masks: once the layers are written nobody reads them."""
-        for folder in (self._rows, self._fragments):
+        # fragments first: they are the marks that rows are there
+        for folder in (self._fragments, self._rows):
             shutil.rmtree(folder, ignore_errors=True)
+        (self._done / _CLEANED).unlink(missing_ok=True)
         for name in set(zarr.open_group(self._arrays, mode="r").array_keys()) - set(PREDICTED):
             self.drop_array(name)
 

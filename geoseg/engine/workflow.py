@@ -47,6 +47,7 @@ from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
 __all__ = ["check_formats", "run", "vectorize"]
 
 _ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
+_WIDEST_PX = 64  # of openings, whose work grows with the width
 _PACKAGES = (
     "geoseg",
     "torch",
@@ -85,6 +86,7 @@ def run(
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
     check_formats(settings.vector.formats)
     plan = make_plan(str(scene), settings, execution)
+    _width_px(plan.vector, plan.grid.gsd_m)
     identity = {"verb": "run", **plan.identity()}
     with RunDirectory(Path(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
@@ -125,7 +127,7 @@ def run(
                 *_write_rasters(plan, store, output.path),
             ]
         result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
-        facts = _facts(asdict(settings), plan.execution, lattice, valid, worker_bytes)
+        facts = _facts(asdict(replace(settings, vector=plan.vector)), plan.execution, lattice, valid, worker_bytes)
         output.finish(result, facts | {"model": plan.card.name, "model_version": plan.card.version})
     return result
 
@@ -168,6 +170,7 @@ def vectorize(
         raise SceneError(f"{scene.shown} has {len(scene.bands)} bands; a mask has one band of class codes")
     if settings.simplify_m is None:
         settings = replace(settings, simplify_m=round(scene.gsd_m, 6))
+    _width_px(settings, scene.gsd_m)
     identity = {
         "verb": "vectorize",
         "mask": scene.shown,
@@ -186,8 +189,8 @@ def vectorize(
         watch = _Watch(progress)
         job = _vector_job(kernels.SceneMask(scene), output.store, scene, settings)
         with _opened(execution, progress, gpus=0) as executor:
-            # refuses what is no mask, before anything is written
-            executor.run("check", kernels.check, job, lattice.chunks(), lambda *_: None)
+            if not output.resumes:  # refuses what is no mask, before anything is written
+                executor.run("check", kernels.check, job, lattice.chunks(), lambda *_: None)
             output.open_store(chunk=chunk, shape=shape, arrays=())
             job = _clean(job, lattice, settings, scene.gsd_m, executor, watch)
             merge, valid = _label(job, lattice, executor, watch)
@@ -289,9 +292,11 @@ def _clean(
         pixel_area_m2=job.ground.pixel_area_m2,
         boundaries=dict(settings.boundaries),
     )
-    width_px = math.ceil(settings.min_width_m / gsd_m - _ROUNDING)
+    width_px = _width_px(settings, gsd_m)
     cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, width_px)
     chunks = list(lattice.chunks())
+    if (array := job.store.cleaned()) is not None:
+        return replace(job, source=job.source.cleaned(job.store, array))
 
     def rewriting(array: str) -> kernels.CleanJob:
         """The next pass, which reads what the last one wrote."""
@@ -306,6 +311,8 @@ def _clean(
     if rules.least_m2:
         with watch.stage("sieve"):
             cleaning = replace(cleaning, source=_sieve(cleaning, rewriting, chunks, executor))
+    if isinstance(cleaning.source, kernels.StoredMask) and cleaning.source != job.source:
+        job.store.mark_cleaned(cleaning.source.array)
     return replace(job, source=cleaning.source)
 
 
@@ -337,14 +344,27 @@ def _sieve(
         items = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in chunks)
         executor.run("sieve", kernels.sieve, sieving, items, lambda item, result: done.update({item[0]: result}))
         source = sieving.cleaned
-        if number:
-            cleaning.store.drop_array(f"sieved-{number - 1}")
         if not decided.waiting.size and not any(inside.size for _, inside in done.values()):
             break
         moved = any(changed for changed, _ in done.values())
         turn, waiting = turn + 1 if moved else rules.turns, decided.waiting  # if not, the last turn comes now
         to_find = [(chunk, done[chunk][1]) for chunk in chunks if chunk.window in todo]
     return source
+
+
+def _width_px(settings: VectorSettings, gsd_m: float) -> int:
+    """Least width of a class's parts, pixels.
+
+    Raises:
+        SettingsError: it is more than a chunk can see.
+    """
+    width_px = math.ceil(settings.min_width_m / gsd_m - _ROUNDING)
+    if width_px > _WIDEST_PX:
+        raise SettingsError(
+            f"--min-width is {settings.min_width_m:g} m, which is {width_px} pixels; "
+            f"give at most {_WIDEST_PX} pixels, here {_WIDEST_PX * gsd_m:g} m"
+        )
+    return width_px
 
 
 def _least_areas(settings: VectorSettings) -> dict[int, float]:

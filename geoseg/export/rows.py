@@ -23,7 +23,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geoseg.atomic import staged
-from geoseg.errors import SettingsError
+from geoseg.errors import OutputError, SettingsError
 from geoseg.rings import Polygons
 from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
 
@@ -270,6 +270,11 @@ def _layer_of(
         if ((np.diff(hilbert[order]) == 0) & (np.diff(ids[order]) == 0)).any():
             raise ValueError(f"a polygon of layer {name} is given twice")
         file, row, sizes = file[order], row[order], sizes[order]
+        if sizes.max() > np.iinfo(np.int32).max:
+            raise OutputError(
+                f"polygon {ids[sizes.argmax()]} of layer {name} has {sizes.max() / 2**30:.1f} GiB of vertices; "
+                "vector formats hold less than 2 GiB: simplify more, or leave its class out"
+            )
         bounds = np.array([part.bounds for part in keys])
         extent = (*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist())
     else:
