@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args
 
 from geoseg.errors import SettingsError
 
-__all__ = ["Device", "Execution", "Precision", "RunSettings", "SimplifyMethod", "VectorSettings", "require_layer_names"]
+__all__ = [
+    "Device",
+    "EvaluationSettings",
+    "Execution",
+    "Precision",
+    "RunSettings",
+    "SimplifyMethod",
+    "VectorSettings",
+    "require_layer_names",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -84,7 +93,10 @@ class VectorSettings:
 
     def identity(self) -> dict[str, Any]:
         """All settings as plain JSON values; the same for settings that mean the same."""
-        return asdict(self) | {"formats": sorted(self.formats)}
+        facts = asdict(self) | {"formats": sorted(self.formats), "boundaries": sorted(self.boundaries)}
+        if not self.boundaries:
+            del facts["growth_px"]
+        return facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +139,8 @@ class RunSettings:
                     f"--bbox is {west},{south},{east},{north}: give W,S,E,N in degrees with S < N "
                     "(W > E crosses the antimeridian)"
                 )
+        if self.vector.boundaries:
+            raise SettingsError("boundaries are set for a run; leave them out, the model's card says what they are")
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
         for name, value, kind in (("device", self.device, Device), ("precision", self.precision, Precision)):
@@ -157,3 +171,52 @@ class Execution:
             raise SettingsError(f"--workers is {self.workers}: give a number of processes >= 1")
         if sum((self.serial, self.workers is not None, self.scheduler is not None)) > 1:
             raise SettingsError("--serial, --workers and --scheduler exclude each other: give one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How a prediction is judged against truth.
+
+    Attributes:
+        classes: (name, code in the prediction's mask) of the classes to judge; other codes count as background.
+        truth_classes: the same for the truth's mask; ``None`` is as in the prediction.
+        class_field: the attribute of vector layers that holds a class's name or code.
+        instances: the truth is a raster of object numbers of this class, not of class codes.
+        roads: classes that are judged as networks, too.
+        boundary_px: tolerance of boundary F1 and thickness of boundary IoU's bands, pixels.
+        relaxed_px: tolerance of the relaxed figures of roads, pixels.
+        resamples: of the bootstrap over scenes.
+        worst: how many of the worst places are kept.
+    """
+
+    classes: tuple[tuple[str, int], ...] = (("water", 1), ("road", 2), ("field", 3), ("parking", 4))
+    truth_classes: tuple[tuple[str, int], ...] | None = None
+    class_field: str = "class"
+    instances: str | None = None
+    roads: tuple[str, ...] = ("road",)
+    boundary_px: int = 2
+    relaxed_px: int = 3
+    resamples: int = 1000
+    worst: int = 12
+
+    def __post_init__(self) -> None:
+        names = tuple(name for name, _ in self.classes)
+        for option, pairs in (("classes", self.classes), ("truth-classes", self.truth_classes or self.classes)):
+            require_layer_names(tuple(name for name, _ in pairs))
+            codes = [code for _, code in pairs]
+            if len(set(codes)) < len(codes) or not all(1 <= code <= 254 for code in codes):
+                raise SettingsError(f"--{option}: give NAME=CODE,... with codes 1-254, none twice")
+        if self.truth_classes is not None and {name for name, _ in self.truth_classes} != set(names):
+            raise SettingsError(
+                f"--truth-classes names other classes than --classes; give codes for {', '.join(names)}"
+            )
+        if self.instances is not None and self.instances not in names:
+            raise SettingsError(f"--instances is {self.instances!r}: choose one of {', '.join(names)}")
+        for option, value, least, most in (
+            ("boundary", self.boundary_px, 1, 64),
+            ("relaxed", self.relaxed_px, 0, 64),
+            ("bootstrap", self.resamples, 100, 100_000),
+            ("worst", self.worst, 0, 1000),
+        ):
+            if not least <= value <= most:
+                raise SettingsError(f"--{option} is {value}: give a number from {least} to {most}")
