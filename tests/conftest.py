@@ -16,15 +16,15 @@ from affine import Affine
 from hypothesis import HealthCheck, settings
 from rasterio.enums import ColorInterp, Resampling
 
-from geoseg.lattice import Window
-from geoseg.rings import Arcs, Boundaries, Polygons, offsets_of, take_ragged
+from geoseg.engine.kernels import StoredMask, VectorJob, label, vectorize_window
+from geoseg.engine.store import Store
+from geoseg.lattice import Chunk, Window
+from geoseg.rings import Arcs, Polygons, offsets_of, take_ragged
 from geoseg.settings import SimplifyMethod
 from geoseg.stages.assemble import Rings, assemble
-from geoseg.stages.confidence import count_confidence
-from geoseg.stages.instances import find_faces, label_chunk, merge_faces
-from geoseg.stages.join import Domain, Instances, Joiner, Share, finished_arcs, share_out
-from geoseg.stages.simplify import reach_px, simplify_arcs
-from geoseg.stages.trace import trace_chunk
+from geoseg.stages.instances import merge_faces
+from geoseg.stages.join import Fragment, Joiner
+from geoseg.stages.polygons import Ground
 
 # deadlines are for quiet machines; the first example of a test also pays for compiling its kernel
 settings.register_profile("geoseg", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -139,78 +139,79 @@ def merge_by_id(parts: Sequence[Polygons]) -> Polygons:
     return Polygons(coords, ring_offsets, polygon_offsets, **{name: values[order] for name, values in columns.items()})
 
 
+class ArrayMask(NamedTuple):
+    """A mask in memory, and its confidence."""
+
+    codes: np.ndarray
+    confidence: np.ndarray | None = None
+
+    def read(self, window: Window) -> np.ndarray:
+        return self.codes[window.slices()].copy()
+
+    def read_confidence(self, window: Window) -> np.ndarray | None:
+        return None if self.confidence is None else self.confidence[window.slices()].copy()
+
+    def cleaned(self, store: Store, array: str) -> StoredMask:
+        raise NotImplementedError
+
+
+class AllJunctionsJob(VectorJob):
+    """Keeps straight vertices where only the neighbour changes, also of unsimplified rings."""
+
+    def assemble(self, arcs: Arcs, darts: np.ndarray, following: np.ndarray, owner: np.ndarray) -> Rings:
+        return assemble(arcs, darts, following, owner, keep_straight=True)
+
+
 class Piece(NamedTuple):
     """What one chunk gives."""
 
     window: Window
-    labels: np.ndarray
-    traced: Boundaries
-    share: Share
     polygons: Polygons
+    fragment: Fragment
 
 
 @dataclass(frozen=True)
 class VectorHalf:
-    """From a mask to its polygons, in chunks, as the engine goes but without files."""
+    """The engine's vector half on a mask in memory: its kernels, without executor and files."""
 
     tolerance: float = 0.0
     method: SimplifyMethod = "visvalingam"
     smooth: bool = False
-    keep_straight: bool | None = None
+    keep_straight: bool = False
+    boundaries: tuple[tuple[int, int], ...] = ()
+    growth: int = 8
 
-    @property
-    def reach(self) -> int:
-        return reach_px(self.tolerance, self.method) if self.tolerance else 0
-
-    def simplify(self, arcs: Arcs, chosen: np.ndarray, obstacles: np.ndarray) -> Arcs:
-        if not (self.tolerance or self.smooth):
-            return arcs
-        return simplify_arcs(
-            arcs, chosen, obstacles, tolerance_px=self.tolerance, method=self.method, smooth=self.smooth
+    def job(self, mask: np.ndarray, confidence: np.ndarray | None = None) -> VectorJob:
+        kind = AllJunctionsJob if self.keep_straight else VectorJob
+        return kind(
+            source=ArrayMask(mask, confidence),
+            store=Store(Path("nowhere")),
+            ground=Ground(TRANSFORM, "EPSG:32614", mask.shape),
+            tolerance_px=self.tolerance,
+            method=self.method,
+            smooth=self.smooth,
+            boundaries=self.boundaries,
+            growth_px=self.growth,
         )
-
-    def assemble(self, arcs: Arcs, darts: np.ndarray, following: np.ndarray, owner: np.ndarray) -> Rings:
-        straight = bool(self.tolerance or self.smooth) if self.keep_straight is None else self.keep_straight
-        return assemble(arcs, darts, following, owner, keep_straight=straight)
 
     def joiner(self, width: int) -> Joiner:
-        return Joiner(self.simplify, self.assemble, self.reach, width)
+        return self.job(np.zeros((1, width), np.uint8)).joiner()
 
     def pieces(
-        self,
-        mask: np.ndarray,
-        confidence: np.ndarray | None = None,
-        chunk: int | tuple[int, int] = 64,
-        parent: np.ndarray | None = None,
+        self, mask: np.ndarray, confidence: np.ndarray | None = None, chunk: int | tuple[int, int] = 64
     ) -> list[list[Piece]]:
         """What each chunk gives, rows of chunks from top to bottom."""
-        shape = mask.shape
-        windows = cut_into_windows(shape, chunk)
-
-        def of(array: np.ndarray | None, window: Window) -> np.ndarray | None:
-            return None if array is None else array[window.slices()]
-
+        job = self.job(mask, confidence)
+        windows = cut_into_windows(mask.shape, chunk)
         merge = merge_faces(
-            [find_faces(mask[w.slices()], of(parent, w), w, shape) for in_row in windows for w in in_row], shape
+            [
+                label(job, Chunk(row, col, window))[0]
+                for row, in_row in enumerate(windows)
+                for col, window in enumerate(in_row)
+            ],
+            mask.shape,
         )
-
-        def piece(window: Window) -> Piece:
-            labels = label_chunk(of(mask, window), of(parent, window), merge.border(window), window, shape)
-            histograms = count_confidence(labels.labels, of(confidence, window), labels.area_px)
-            traced = trace_chunk(labels.labels, window, shape)
-            domain = Domain(window, shape, self.reach)
-            finished = finished_arcs(traced, domain)
-            simplified = self.simplify(traced.arcs, finished, np.zeros((0, 2), np.int32))
-            instances = Instances(labels.id, labels.code, labels.area_px, labels.edge)
-            share = share_out(traced, simplified, finished, labels.labels, instances, histograms, domain)
-            coords, rings, polygons, ids = self.assemble(simplified, share.darts, share.following, share.owner)
-            order = share.closed[np.argsort(labels.id[share.closed])]
-            assert np.array_equal(labels.id[order], ids)
-            mean, p10 = histograms.take(order).summary()
-            columns = labels.code[order], labels.area_px[order], mean, p10, labels.edge[order]
-            return Piece(window, labels.labels, traced, share, Polygons(coords, rings, polygons, ids, *columns))
-
-        return [[piece(window) for window in in_row] for in_row in windows]
+        return [[Piece(window, *vectorize_window(job, merge.border(window))) for window in row] for row in windows]
 
     def join(self, pieces: Sequence[Sequence[Piece]], shape: tuple[int, int]) -> Polygons:
         """All polygons, sorted by id."""
@@ -218,22 +219,16 @@ class VectorHalf:
         parts = [piece.polygons for in_row in pieces for piece in in_row]
         for in_row in pieces:
             row_stop = in_row[0].window.row_stop
-            fragments = [piece.share.fragment for piece in in_row]
-            parts.append(joiner.add(fragments, row_stop, last=row_stop == shape[0]))
+            parts.append(joiner.add([piece.fragment for piece in in_row], row_stop, last=row_stop == shape[0]))
         return merge_by_id(parts)
 
 
 def vectorize_in_chunks(
-    mask: np.ndarray,
-    confidence: np.ndarray | None = None,
-    chunk: int | tuple[int, int] = 64,
-    *,
-    parent: np.ndarray | None = None,
-    **options: Any,
+    mask: np.ndarray, confidence: np.ndarray | None = None, chunk: int | tuple[int, int] = 64, **options: Any
 ) -> Polygons:
     """All polygons of a mask, made in chunks of (rows, cols) or of one side, sorted by id."""
     half = VectorHalf(**options)
-    return half.join(half.pieces(mask, confidence, chunk, parent), mask.shape)
+    return half.join(half.pieces(mask, confidence, chunk), mask.shape)
 
 
 @pytest.fixture(scope="session")

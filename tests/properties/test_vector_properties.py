@@ -107,9 +107,10 @@ def test_any_mask_smoothed_keeps_its_areas(vectorize, mask: np.ndarray, chunk: t
 def test_any_grown_cores_in_any_chunks_are_the_same(
     vectorize, mask: np.ndarray, chunk: tuple[int, int], growth: int, tolerance: float
 ) -> None:
-    grown, parent = grow_cores(mask, {1: 2, 7: 254}, growth)
-    whole = vectorize(grown, None, mask.shape, parent=parent, tolerance=tolerance)
-    assert_same(whole, vectorize(grown, None, chunk, parent=parent, tolerance=tolerance))
+    options = {"boundaries": ((1, 2), (7, 254)), "growth": growth, "tolerance": tolerance}
+    whole = vectorize(mask, None, mask.shape, **options)
+    assert_same(whole, vectorize(mask, None, chunk, **options))
+    grown, _ = grow_cores(mask, {1: 2, 7: 254}, growth)
     assert whole.area_px.sum() == (~np.isin(grown, (0, 255))).sum()
     if tolerance:
         assert_coverage(whole)

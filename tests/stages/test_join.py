@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ import shapely
 
 from geoseg.errors import InputError
 from geoseg.rings import Polygons
-from geoseg.stages.cores import grow_cores
 from geoseg.stages.join import Domain, Fragment, finished_arcs
 
 from .masks import KINDS, realistic, spiral
+from .test_trace import trace_in_chunks
 
 Vectorize = Callable[..., Polygons]
 METHODS = ("visvalingam", "douglas-peucker")
@@ -146,13 +145,13 @@ def test_touching_fields_stay_apart_for_any_chunk(vectorize: Vectorize, toleranc
     for row in range(0, 60, 14):
         for col in range(0, 70, 11):
             mask[row : row + 11, col : col + 8] = 3
-    codes, parent = grow_cores(mask, {3: 5}, 8)
-    whole = vectorize(codes, None, 1000, parent=parent, tolerance=tolerance)
+    options = {"boundaries": ((3, 5),), "growth": 8, "tolerance": tolerance}
+    whole = vectorize(mask, None, 1000, **options)
     assert len(whole) == 5 * 7
     assert whole.area_px.sum() == mask.size
     assert shapely.coverage_is_valid(in_pixels(whole)) or not tolerance
     for chunk in (7, 16, (5, 70)):
-        assert_same(whole, vectorize(codes, None, chunk, parent=parent, tolerance=tolerance))
+        assert_same(whole, vectorize(mask, None, chunk, **options))
 
 
 def test_ids_name_the_first_pixel_where_the_shell_starts(vectorize: Vectorize, landscape: np.ndarray) -> None:
@@ -163,21 +162,20 @@ def test_ids_name_the_first_pixel_where_the_shell_starts(vectorize: Vectorize, l
     assert (np.diff(polygons.id) > 0).all()
 
 
-def test_finished_arcs_keep_away_from_other_chunks_only(vector_half, landscape: np.ndarray) -> None:
+def test_finished_arcs_keep_away_from_other_chunks_only(landscape: np.ndarray) -> None:
+    rows, cols = landscape.shape
     for reach in (0, 3, 9):
-        for in_row in vector_half().pieces(landscape, None, (80, 120)):
-            for piece in in_row:
-                finished = finished_arcs(piece.traced, Domain(piece.window, landscape.shape, reach))
-                for arc in np.flatnonzero(piece.traced.whole):
-                    first, last = piece.traced.offsets[arc : arc + 2]
-                    col, row = piece.traced.coords[first:last].T / 2
-                    window, (rows, cols) = piece.window, landscape.shape
-                    far = (col.min() >= window.col_off + reach) | (window.col_off == 0)
-                    far &= (row.min() >= window.row_off + reach) | (window.row_off == 0)
-                    far &= (col.max() <= window.col_stop - reach) | (window.col_stop == cols)
-                    far &= (row.max() <= window.row_stop - reach) | (window.row_stop == rows)
-                    assert finished[arc] == far
-                assert not finished[~piece.traced.whole].any()
+        for window, traced in trace_in_chunks(landscape, (80, 120)):
+            finished = finished_arcs(traced, Domain(window, landscape.shape, reach))
+            for arc in np.flatnonzero(traced.whole):
+                first, last = traced.offsets[arc : arc + 2]
+                col, row = traced.coords[first:last].T / 2
+                far = (col.min() >= window.col_off + reach) | (window.col_off == 0)
+                far &= (row.min() >= window.row_off + reach) | (window.row_off == 0)
+                far &= (col.max() <= window.col_stop - reach) | (window.col_stop == cols)
+                far &= (row.max() <= window.row_stop - reach) | (window.row_stop == rows)
+                assert finished[arc] == far
+            assert not finished[~traced.whole].any()
 
 
 def test_what_lies_inside_a_chunk_is_finished_there(vector_half) -> None:
@@ -186,14 +184,14 @@ def test_what_lies_inside_a_chunk_is_finished_there(vector_half) -> None:
     [[left, right], [_, below]] = vector_half().pieces(mask, None, (20, 30))[:2]
     assert left.polygons.code.tolist() == [1]
     assert right.polygons.code.tolist() == [3]
-    assert len(left.share.fragment.arcs) == len(left.share.fragment.instances.id) == 0
-    assert right.share.fragment.instances.area_px.tolist() == [6]
-    assert below.share.fragment.instances.area_px.tolist() == [9]
+    assert len(left.fragment.arcs) == len(left.fragment.instances.id) == 0
+    assert right.fragment.instances.area_px.tolist() == [6]
+    assert below.fragment.instances.area_px.tolist() == [9]
 
 
 def test_a_chunk_inside_one_instance_hands_on_its_pixels(vector_half) -> None:
     pieces = vector_half().pieces(np.ones((30, 30), np.uint8), None, 10)
-    middle = pieces[1][1].share.fragment
+    middle = pieces[1][1].fragment
     assert len(middle.arcs) == len(middle.darts) == 0
     assert middle.instances.area_px.tolist() == [100]
     assert not middle.instances.edge.any()
@@ -207,7 +205,7 @@ def test_instances_come_out_as_soon_as_they_are_complete(vector_half) -> None:
     found = []
     for in_row in half.pieces(mask, None, (5, 5)):
         row_stop = in_row[0].window.row_stop
-        fragments = [piece.share.fragment for piece in in_row]
+        fragments = [piece.fragment for piece in in_row]
         found.append(joiner.add(fragments, row_stop, last=row_stop == 40).code.tolist())
     assert found == [[], [1], [], [], [], [], [2], []]
 
@@ -226,10 +224,7 @@ def test_fragments_come_back_from_a_file(vector_half, landscape: np.ndarray) -> 
     pieces = half.pieces(landscape, confidence_for(landscape), 90)
     whole = half.join(pieces, landscape.shape)
     for way in (stored, lambda fragment: pickle.loads(pickle.dumps(fragment))):
-        again = [
-            [piece._replace(share=replace(piece.share, fragment=way(piece.share.fragment))) for piece in in_row]
-            for in_row in pieces
-        ]
+        again = [[piece._replace(fragment=way(piece.fragment)) for piece in in_row] for in_row in pieces]
         assert_same(whole, half.join(again, landscape.shape))
 
 
@@ -284,7 +279,7 @@ def test_memory_follows_the_boundaries_not_the_chunks(vector_half, tolerance: fl
     most: dict[str, int] = {}
     for in_row in half.pieces(spiral(size, size), None, chunk):
         row_stop = in_row[0].window.row_stop
-        polygons = joiner.add([piece.share.fragment for piece in in_row], row_stop, last=row_stop == size)
+        polygons = joiner.add([piece.fragment for piece in in_row], row_stop, last=row_stop == size)
         most = {name: max(value, most.get(name, 0)) for name, value in held_by(joiner).items()}
     assert len(polygons) == 1
     # the whole boundary turns 4000 times, and 2000 lines cross the sweep: two ends each, and two darts
@@ -305,7 +300,7 @@ def test_memory_does_not_grow_with_the_scene(vector_half) -> None:
         held = []
         for in_row in half.pieces(mask, None, 60):
             row_stop = in_row[0].window.row_stop
-            joiner.add([piece.share.fragment for piece in in_row], row_stop, last=row_stop == len(mask))
+            joiner.add([piece.fragment for piece in in_row], row_stop, last=row_stop == len(mask))
             held.append(held_by(joiner))
         assert not any(held[-1][name] for name in ("waiting vertices", "vertices", "darts", "instances"))
         most[times] = {name: max(values[name] for values in held) for name in held[0]}
@@ -323,7 +318,7 @@ def test_a_long_open_line_keeps_only_what_is_near_it(vector_half) -> None:
         held = []
         for in_row in half.pieces(mask, None, 40):
             row_stop = in_row[0].window.row_stop
-            joiner.add([piece.share.fragment for piece in in_row], row_stop, last=row_stop == rows)
+            joiner.add([piece.fragment for piece in in_row], row_stop, last=row_stop == rows)
             held.append(held_by(joiner)["obstacles"])
         most.append(max(held))
     assert most[1] <= 1.3 * most[0]
