@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from geoseg.engine.result import Result
     from geoseg.engine.workflow import run, vectorize
     from geoseg.errors import GeosegError
+    from geoseg.evaluation.evaluate import evaluate
     from geoseg.models.card import Card
     from geoseg.models.zoo import available as models
     from geoseg.scene import Scene
-    from geoseg.settings import Execution, RunSettings, VectorSettings
+    from geoseg.settings import EvaluationSettings, Execution, RunSettings, VectorSettings
 
 __all__ = [
     "Card",
+    "EvaluationSettings",
     "Execution",
     "GeosegError",
     "Plan",
@@ -32,6 +34,7 @@ __all__ = [
     "RunSettings",
     "Scene",
     "VectorSettings",
+    "evaluate",
     "make_plan",
     "models",
     "run",
@@ -40,6 +43,7 @@ __all__ = [
 
 _ROOMS = {
     "Card": ("geoseg.models.card", "Card"),
+    "EvaluationSettings": ("geoseg.settings", "EvaluationSettings"),
     "Execution": ("geoseg.settings", "Execution"),
     "GeosegError": ("geoseg.errors", "GeosegError"),
     "Plan": ("geoseg.engine.plan", "Plan"),
@@ -47,6 +51,7 @@ _ROOMS = {
     "RunSettings": ("geoseg.settings", "RunSettings"),
     "Scene": ("geoseg.scene", "Scene"),
     "VectorSettings": ("geoseg.settings", "VectorSettings"),
+    "evaluate": ("geoseg.evaluation.evaluate", "evaluate"),
     "make_plan": ("geoseg.engine.plan", "make_plan"),
     "models": ("geoseg.models.zoo", "available"),
     "run": ("geoseg.engine.workflow", "run"),

@@ -14,7 +14,15 @@ from typing import Any, TypeVar, get_args
 import click
 
 from geoseg.errors import GeosegError
-from geoseg.settings import Device, Execution, Precision, RunSettings, SimplifyMethod, VectorSettings
+from geoseg.settings import (
+    Device,
+    EvaluationSettings,
+    Execution,
+    Precision,
+    RunSettings,
+    SimplifyMethod,
+    VectorSettings,
+)
 
 __all__ = ["main"]
 
@@ -340,6 +348,76 @@ def models(name: str | None, *, as_json: bool) -> None:
         list_cards(found)
     else:
         describe(found)
+
+
+@cli.command()
+@click.argument("prediction", metavar="PRED")
+@click.argument("truth")
+@click.option(
+    "--classes",
+    type=_Codes(),
+    default="water=1,road=2,field=3,parking=4",
+    show_default=True,
+    metavar="NAME=CODE,...",
+    help="Classes to judge and their codes in masks; all other codes are background.",
+)
+@click.option(
+    "--truth-classes", type=_Codes(), metavar="NAME=CODE,...", help="Their codes in the truth. [default: the same]"
+)
+@click.option(
+    "--class-field",
+    default="class",
+    show_default=True,
+    metavar="NAME",
+    help="Attribute of vector layers that holds the class, by name or code; not needed with one class.",
+)
+@click.option("--instances", metavar="CLASS", help="TRUTH has objects of this class alone: numbers, or polygons.")
+@click.option("--roads", type=_Names(), default="road", show_default=True, metavar="NAME,...", help="Road classes.")
+@click.option(
+    "--boundary", type=int, default=2, show_default=True, metavar="PX", help="Tolerance of boundary F1, pixels."
+)
+@click.option(
+    "--relaxed", type=int, default=3, show_default=True, metavar="PX", help="Tolerance of roads' relaxed F1, pixels."
+)
+@click.option("--grid", metavar="RASTER", help="Judge on its grid. [default: PRED's, else TRUTH's]")
+@click.option("--within", metavar="POLYGONS", help="Truth is unknown outside of these.")
+@click.option("--confidence", metavar="RASTER", help="Confidences 0-254 for 0-1. [default: the run's]")
+@click.option("--image", metavar="RASTER", help="What to show beside the worst places. [default: the run's scene]")
+@click.option("--bootstrap", type=int, default=1000, show_default=True, metavar="N", help="Draws for the intervals.")
+@click.option("--worst", type=int, default=12, show_default=True, metavar="N", help="How many places the page shows.")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with pictures.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def evaluate(prediction: str, truth: str, *, page: Path | None, as_json: bool, **options: Any) -> None:
+    """Judge a prediction against truth: pixels, boundaries, objects, roads, confidence.
+
+    PRED is a run's directory, a mask or a vector layer; TRUTH a mask (255 or nodata: unknown), a raster of object
+    numbers or a vector layer. Two folders are pairs by name, and give figures with 95 % intervals.
+    """
+    from geoseg.console import show_report
+    from geoseg.evaluation.evaluate import evaluate as judge
+    from geoseg.evaluation.subjects import Extras
+
+    extras = Extras(**{name: options[name] for name in ("grid", "within", "confidence", "image")})
+    report = judge(prediction, truth, settings=_evaluation_settings(options), extras=extras, page=page)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        show_report(report)
+
+
+def _evaluation_settings(options: dict[str, Any]) -> EvaluationSettings:
+    truth = options["truth_classes"]
+    return EvaluationSettings(
+        classes=tuple(options["classes"].items()),
+        truth_classes=None if truth is None else tuple(truth.items()),
+        class_field=options["class_field"],
+        instances=options["instances"],
+        roads=options["roads"],
+        boundary_px=options["boundary"],
+        relaxed_px=options["relaxed"],
+        resamples=options["bootstrap"],
+        worst=options["worst"],
+    )
 
 
 def _vector_settings(options: dict[str, Any]) -> VectorSettings:

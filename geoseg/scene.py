@@ -39,6 +39,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
 
 from geoseg.errors import GeosegError, ReadError, SceneError, SettingsError
 from geoseg.lattice import Window
@@ -354,6 +355,26 @@ class Scene:
         pixels, valid = self._read_grid(found, indexes)
         around = np.ix_(rows - top, cols - left)
         return pixels[:, around[0], around[1]], valid[around]
+
+    def burn(self, window: Window, geometries: Sequence[Any], values: Sequence[int]) -> NDArray[np.int32]:
+        """Return a window of this grid with polygons drawn on it: a pixel belongs to what its centre lies in.
+
+        Args:
+            window: Pixels of this scene; it may stick out of it.
+            geometries: Shapely polygons in the scene's CRS; where they overlap, the last one wins.
+            values: One for each, not 0.
+
+        Returns:
+            int32 (rows, cols); 0 where there is no polygon.
+        """
+        shapes = list(zip(geometries, values, strict=True))
+        size = window.height, window.width
+        if not shapes or not window.area:
+            return np.zeros(size, np.int32)
+        origin = self._origin[0] + window.row_off, self._origin[1] + window.col_off
+        transform = _placed(self._base, self._scale, origin)
+        burnt: NDArray[np.int32] = rasterize(shapes, out_shape=size, transform=transform, dtype="int32")
+        return burnt
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of what the scene is: the grid, CRS, bands and dtype; a local file's size and time.

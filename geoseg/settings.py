@@ -181,7 +181,8 @@ class EvaluationSettings:
         classes: (name, code in the prediction's mask) of the classes to judge; other codes count as background.
         truth_classes: the same for the truth's mask; ``None`` is as in the prediction.
         class_field: the attribute of vector layers that holds a class's name or code.
-        instances: the truth is a raster of object numbers of this class, not of class codes.
+        instances: the truth is objects of this class alone: a raster of their numbers, not of class codes, or polygons;
+            no other class is judged.
         roads: classes that are judged as networks, too.
         boundary_px: tolerance of boundary F1 and thickness of boundary IoU's bands, pixels.
         relaxed_px: tolerance of the relaxed figures of roads, pixels.
@@ -207,11 +208,11 @@ class EvaluationSettings:
             if len(set(codes)) < len(codes) or not all(1 <= code <= 254 for code in codes):
                 raise SettingsError(f"--{option}: give NAME=CODE,... with codes 1-254, none twice")
         if self.truth_classes is not None and {name for name, _ in self.truth_classes} != set(names):
-            raise SettingsError(
-                f"--truth-classes names other classes than --classes; give codes for {', '.join(names)}"
-            )
+            raise SettingsError(f"--truth-classes: give codes for the same classes as --classes, {', '.join(names)}")
         if self.instances is not None and self.instances not in names:
             raise SettingsError(f"--instances is {self.instances!r}: choose one of {', '.join(names)}")
+        if self.instances is not None:
+            object.__setattr__(self, "classes", tuple(pair for pair in self.classes if pair[0] == self.instances))
         for option, value, least, most in (
             ("boundary", self.boundary_px, 1, 64),
             ("relaxed", self.relaxed_px, 0, 64),

@@ -99,6 +99,7 @@ def test_packages_stay_in_their_rooms(path):
 def test_public_names_are_pinned_and_there():
     assert geoseg.__all__ == [
         "Card",
+        "EvaluationSettings",
         "Execution",
         "GeosegError",
         "Plan",
@@ -106,6 +107,7 @@ def test_public_names_are_pinned_and_there():
         "RunSettings",
         "Scene",
         "VectorSettings",
+        "evaluate",
         "make_plan",
         "models",
         "run",

@@ -18,6 +18,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
@@ -847,3 +848,18 @@ class TestEverywhere:
         before = Scene.open(vrt).fingerprint()
         os.utime(source, ns=(1, 1))
         assert Scene.open(vrt).fingerprint() != before
+
+
+class TestBurn:
+    def test_a_pixel_belongs_to_what_its_centre_lies_in(self, write_raster, pixels):
+        scene = Scene.open(write_raster(pixels)).crop(Window(10, 20, 30, 40))
+        left, top = scene.transform @ (2, 3)
+        shapes = [shapely.box(left - 0.2, top - 5, left + 4.3, top + 0.2), shapely.box(left, top - 1, left + 1, top)]
+        burnt = scene.burn(scene.window, shapes, [7, 9])
+        expected = np.zeros((40, 30), np.int32)
+        expected[3:13, 2:11] = 7  # 0.4 px above and left of it are too little, 0.6 px to the right are enough
+        expected[3:5, 2:4] = 9
+        assert np.array_equal(burnt, expected)
+        around = scene.burn(scene.window.pad(5), shapes, [7, 9])
+        assert np.array_equal(around[5:-5, 5:-5], burnt)
+        assert not scene.burn(scene.window, [], []).any()
