@@ -31,6 +31,7 @@ class Peak(NamedTuple):
     anyone: int  # the largest of all processes, as the system counted it
     layers: int
     seconds: float
+    stages: str
 
 
 def make(kind: str, size: int, path: Path) -> None:
@@ -48,9 +49,11 @@ def vectorize(mask: Path, directory: Path, *options: str) -> Peak:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed with {process.returncode}")
-    told = json.loads((directory / "run.json").read_text())["peak_memory_bytes"]
+    record = json.loads((directory / "run.json").read_text())
+    told = record["peak_memory_bytes"]
+    stages = ", ".join(f"{stage['name']} {stage['seconds']:.0f}" for stage in record["stages"])
     layers = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
-    return Peak(told["driver"], told["worker"], usage.ru_maxrss * 1024, layers, seconds)
+    return Peak(told["driver"], told["worker"], usage.ru_maxrss * 1024, layers, seconds, stages)
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000])
     options, given = parser.parse_known_args()
     peaks: dict[str, list[Peak]] = {"--serial": [], "--workers=2": []}
-    print("   size         who   driver   worker   anyone   layers   seconds     Mpx/s")
+    print("   size         who   driver   worker   anyone   layers   seconds     Mpx/s   GiB; stages in s")
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             mask = Path(folder) / f"{size}.tif"
@@ -68,7 +71,8 @@ def main() -> None:
                 peak = vectorize(mask, directory, who, *given)
                 found.append(peak)
                 gib = "".join(f"{value / GIB:9.2f}" for value in peak[:4])
-                print(f"{size:7d} {who:>11s}{gib}{peak.seconds:10.1f}{size**2 / 1e6 / peak.seconds:10.1f}", flush=True)
+                speed = size**2 / 1e6 / peak.seconds
+                print(f"{size:7d} {who:>11s}{gib}{peak.seconds:10.1f}{speed:10.1f}   {peak.stages}", flush=True)
                 subprocess.run(["rm", "-r", str(directory)], check=True)
             mask.unlink()
     good = True
