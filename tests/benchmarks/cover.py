@@ -1,6 +1,6 @@
 """Whether simplified layers cover the scene without gaps and overlaps, and are the same bytes however it is cut.
 
-    python tests/benchmarks/cover.py [SIZE]                                                default: 10000
+    python tests/benchmarks/cover.py [SIZE [METHOD ...]]                                   default: 10000
 
 At 10000 pixels some 130 000 polygons, all of the scene: its five classes have codes 1 to 5, none is background. Each of
 twelve settings (two methods, three tolerances, with and without smoothing) is run serially in chunks of 2048, and once
@@ -16,6 +16,7 @@ import itertools
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def doubled_area(polygons: np.ndarray) -> int:
     return int(terms.sum())
 
 
-def main(size: int = 10_000) -> None:
+def main(size: int = 10_000, methods: Sequence[str] = METHODS) -> None:
     good = True
     others = itertools.cycle(OTHER_WAYS)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +68,7 @@ def main(size: int = 10_000) -> None:
         print(
             "         method  tolerance  smooth   polygons   vertices  invalid  misfits  gaps (px)  bytes, when cut as"
         )
-        for method, tolerance, smooth in itertools.product(METHODS, TOLERANCES_PX, (False, True)):
+        for method, tolerance, smooth in itertools.product(methods, TOLERANCES_PX, (False, True)):
             settings = geoseg.VectorSettings(
                 min_area_m2=0,
                 simplify_m=tolerance * PIXEL_M,
@@ -101,4 +102,4 @@ def main(size: int = 10_000) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *([sys.argv[2:]] if sys.argv[2:] else []))
