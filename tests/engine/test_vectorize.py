@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +113,8 @@ def test_gives_exactly_gdals_polygons_for_any_chunk(write_mask, tmp_path, name):
         VectorSettings(min_area_m2=0, simplify_method="douglas-peucker", simplify_m=3),
         VectorSettings(min_area_m2=0, smooth=True),
         VectorSettings(min_area_m2=0, boundaries=((1, 2),), growth_px=5),
-        VectorSettings(),
     ],
-    ids=["default tolerance", "douglas-peucker", "smooth", "split class", "small ones sieved"],
+    ids=["default tolerance", "douglas-peucker", "smooth", "split class"],
 )
 def test_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path, settings):
     path = write_mask(realistic(150, 170, 8))
@@ -129,6 +129,125 @@ def test_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path, setting
         first = first or contents(tmp_path / name)
         assert len(first) > 2
         assert contents(tmp_path / name) == first, name
+
+
+def nest(depth: int, ring: int) -> np.ndarray:
+    """Squares within squares of the codes 1 and 2, each a ring of so many pixels."""
+    side = np.arange(2 * depth + 1)
+    deep = np.minimum(side, side[::-1])
+    return np.kron(1 + np.minimum(deep[:, None], deep) % 2, np.ones((ring, ring))).astype(np.uint8)
+
+
+def cluttered() -> np.ndarray:
+    """What cleaning is for, over the seams of any chunks: specks, holes, thin roads, and nests of small ones."""
+    mask = np.full((106, 130), 3, np.uint8)
+    mask[:, 70:] = 4
+    random = np.random.default_rng(7)
+    for _ in range(160):
+        row, col = random.integers(0, 104), random.integers(0, 127)
+        height, width = random.integers(1, 7, 2)
+        mask[row : row + height, col : col + width] = random.choice(
+            [0, 0, 1, 2, 3, 4, 255], p=[0.2] * 4 + [0.08] * 2 + [0.04]
+        )
+    mask[30:32], mask[:, 20:23], mask[60:66, :] = 1, 2, 1
+    for row, col, depth, ring in ((8, 42, 6, 1), (38, 85, 5, 3), (94, 58, 5, 1), (75, 2, 3, 3)):
+        square = nest(depth, ring)[: 106 - row]
+        mask[row : row + len(square), col : col + square.shape[1]] = square
+    return mask
+
+
+CLEANING = {
+    "sieved": VectorSettings(min_area_m2=260, fill_holes_m2=90, smooth=True),
+    "opened": VectorSettings(min_area_m2=0, min_width_m=9, simplify_m=3),
+    "all": VectorSettings(
+        min_area_m2=1500, fill_holes_m2=300, min_width_m=6, smooth=True, simplify_method="douglas-peucker"
+    ),
+    "split": VectorSettings(min_area_m2=150, fill_holes_m2=60, min_width_m=8, boundaries=((1, 2),), growth_px=5),
+}
+
+
+@pytest.mark.parametrize("name", CLEANING)
+def test_cleaned_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path, name):
+    path = write_mask(cluttered())
+    settings = replace(CLEANING[name], formats=("parquet",))
+    first = None
+    for execution in (
+        Execution(serial=True, chunk=2048),
+        Execution(serial=True, chunk=16),
+        Execution(serial=True, chunk=100),
+        Execution(workers=2, chunk=64) if name == "all" else Execution(serial=True, chunk=64),
+    ):
+        home = tmp_path / str(execution.chunk)
+        geoseg.vectorize(path, home, settings=settings, execution=execution)
+        first = first or contents(home)
+        assert len(first) >= 2
+        assert contents(home) == first, execution
+
+
+@pytest.fixture
+def areas_of(write_mask, tmp_path):
+    """Vectorize a mask of pixels of 4 m2 in chunks of 16; give the pixels, and the holes, of each polygon by layer."""
+
+    def areas_of(mask: np.ndarray, **settings) -> dict[str, list[tuple[float, int]]]:
+        result = geoseg.vectorize(
+            write_mask(mask),
+            tmp_path / "layers",
+            settings=VectorSettings(**{"min_area_m2": 0, "simplify_m": 0, "formats": ("parquet",)} | settings),
+            execution=Execution(serial=True, chunk=16),
+            overwrite=True,
+        )
+        everything = np.concatenate([result.layer(name).geometry.to_numpy() for name in result.layers])
+        if settings.get("simplify_m"):
+            assert shapely.coverage_is_valid(everything)
+        return {
+            name: sorted((shape.area / 4, len(shape.interiors)) for shape in result.layer(name).geometry)
+            for name in result.layers
+        }
+
+    return areas_of
+
+
+def test_holes_are_filled(areas_of):
+    mask = np.full((60, 70), 1, np.uint8)
+    mask[14:18, 30:34], mask[40:45, 40:45], mask[0:2, 5:8] = 0, 0, 0
+    kept = mask.size - 16 - 25 - 6
+    assert areas_of(mask) == {"class_1": [(kept, 2)]}
+    # the larger hole is too large, and the one at the scene's edge may go on
+    assert areas_of(mask, fill_holes_m2=100) == {"class_1": [(kept + 16, 1)]}
+    assert areas_of(mask, fill_holes_m2=101) == {"class_1": [(kept + 16 + 25, 0)]}
+
+
+def test_parts_below_the_least_width_vanish(areas_of):
+    mask = np.full((60, 70), 1, np.uint8)
+    mask[:, 40:] = 3
+    mask[:, 31:33], mask[:, 50:53] = 2, 2  # 4 m and 6 m wide; the first at a seam
+    expected = {"class_1": [(60 * 7, 0), (60 * 31, 0)], "class_2": [(60 * 2, 0), (60 * 3, 0)]}
+    assert areas_of(mask) == expected | {"class_3": [(60 * 10, 0), (60 * 17, 0)]}
+    expected = {"class_1": [(60 * 40, 0)], "class_2": [(60 * 3, 0)]}
+    assert areas_of(mask, min_width_m=6) == expected | {"class_3": [(60 * 10, 0), (60 * 17, 0)]}
+    assert areas_of(mask, min_width_m=6.1) == {"class_1": [(60 * 40, 0)], "class_3": [(60 * 30, 0)]}
+
+
+def test_small_ones_go_to_the_longest_boundary(areas_of):
+    mask = np.full((60, 70), 1, np.uint8)
+    mask[:, 32:] = 3
+    mask[15:18, 31:35], mask[40:44, 30:34] = 2, 2  # 12 px, more of its boundary with 3; 16 px
+    everywhere = {"class_1": [(60 * 32 - 3 - 8, 0)], "class_2": [(12, 0), (16, 0)], "class_3": [(60 * 38 - 9 - 8, 0)]}
+    assert areas_of(mask) == everywhere
+    expected = {"class_1": [(60 * 32 - 3 - 8, 0)], "class_2": [(16, 0)], "class_3": [(60 * 38 + 3 - 8, 0)]}
+    assert areas_of(mask, min_area_m2=60) == expected
+    # equally long ones: the smaller code
+    assert areas_of(mask, min_area_m2=65) == {"class_1": [(60 * 32 - 3 + 8, 0)], "class_3": [(60 * 38 + 3 - 8, 0)]}
+
+
+def test_cleaning_opens_no_hole(areas_of):
+    mask = cluttered()
+    mask[8:21, 42:55], mask[38:71, 85:118] = 3, 4  # nests so deep that what is inmost becomes background, as noise does
+    mask[np.isin(mask, (0, 255))] = 1
+    for settings in (CLEANING["sieved"], CLEANING["all"]):
+        options = {name: getattr(settings, name) for name in ("min_area_m2", "fill_holes_m2", "min_width_m", "smooth")}
+        found = areas_of(mask, simplify_m=2, **options)
+        assert sum(area for layer in found.values() for area, _ in layer) == pytest.approx(mask.size, abs=1e-6), options
 
 
 def test_touching_fields_stay_apart(write_mask, tmp_path):
