@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cover.py [SIZE [METHOD ...]]                                   default: 10000
 
-At 10000 pixels some 130 000 polygons, all of the scene: its five classes have codes 1 to 5, none is background. Each of
+At 10000 pixels some 120 000 polygons, all of the scene: its five classes have codes 1 to 5, none is background. Each of
 twelve settings (two methods, three tolerances, with and without smoothing) is run serially in chunks of 2048, and once
 more in other chunks, by one process or by two. Fails if a polygon is not valid, the polygons of all classes together
 are no coverage (overlaps, vertices that do not meet), their areas do not add up to the scene's in exact integers
