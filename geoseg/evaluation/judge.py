@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from geoseg.codes import NODATA
 from geoseg.errors import InputError
 from geoseg.evaluation.boundary import count_bands, count_near, find_edges, grow
-from geoseg.evaluation.calibration import LEVELS, count_levels
+from geoseg.evaluation.calibration import count_levels
 from geoseg.evaluation.networks import compare_networks
 from geoseg.evaluation.objects import Detections, ObjectTable
 from geoseg.evaluation.sources import PolygonSource, read_band
@@ -20,7 +21,7 @@ from geoseg.evaluation.subjects import Subject
 from geoseg.lattice import Window
 from geoseg.settings import EvaluationSettings
 
-__all__ = ["CELL", "Place", "Seen", "Tally", "look", "tally"]
+__all__ = ["CELL", "Place", "Seen", "Tally", "look", "tally", "tally_arrays"]
 
 WINDOW = 1024
 """Side of the windows that are judged at once, pixels."""
@@ -118,35 +119,119 @@ def tally(subject: Subject, settings: EvaluationSettings) -> Tally:
         InputError: no pixel has both a prediction and a known truth.
         ReadError: pixels cannot be read this time.
     """
+
+    def confidence(window: Window) -> NDArray[np.uint8] | None:
+        if subject.confidence is None:
+            return None
+        sure, there = read_band(subject.confidence, subject.grid, window)
+        return np.where(there, sure, np.uint8(NODATA))
+
+    scores = subject.objects.scores if isinstance(subject.objects, PolygonSource) else None
+    view = _View(subject.name, subject.grid.window, subject.grid.gsd_m, partial(look, subject), confidence, scores)
+    return _count(view, settings)
+
+
+def tally_arrays(
+    name: str,
+    predicted: tuple[NDArray[np.uint8], NDArray[np.int32] | None],
+    truth: tuple[NDArray[np.uint8], NDArray[np.int32] | None],
+    settings: EvaluationSettings,
+    *,
+    gsd_m: float,
+    confidence: NDArray[np.uint8] | None = None,
+) -> Tally:
+    """Count one image in memory, such as a labelled chip without a place on the ground.
+
+    Args:
+        name: of the image.
+        predicted: uint8 (rows, cols), 0 = background, 1 and on = the classes of the settings in their order (whatever
+            their codes), 255 = no data; int32 (rows, cols) numbers of objects, or None: components.
+        truth: the same; 255 = unknown.
+        settings: of the evaluation.
+        gsd_m: metres per pixel.
+        confidence: uint8 (rows, cols), 0-254 for 0-1, 255 = none.
+
+    Raises:
+        InputError: no pixel has both a prediction and a known truth, or the shapes differ.
+    """
+    arrays = [array for array in (*predicted, *truth, confidence) if array is not None]
+    if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 2:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise InputError(f"{name}: arrays of shapes {shapes}; give equal (rows, cols)")
+    whole = Window(0, 0, arrays[0].shape[1], arrays[0].shape[0])
+
+    def show(window: Window) -> Seen:
+        inner = window.intersection(whole) or Window(0, 0, 0, 0)
+        around = [
+            (inner.row_off - window.row_off, window.row_stop - inner.row_stop),
+            (inner.col_off - window.col_off, window.col_stop - inner.col_stop),
+        ]
+        sides = [
+            (
+                np.pad(codes[inner.slices()], around, constant_values=NODATA),
+                None if labels is None else np.pad(labels[inner.slices()], around),
+            )
+            for codes, labels in (predicted, truth)
+        ]
+        known = (sides[0][0] != NODATA) & (sides[1][0] != NODATA)
+        return Seen(sides[0][0], sides[0], sides[1], known)
+
+    def sure(window: Window) -> NDArray[np.uint8] | None:
+        return None if confidence is None else confidence[window.slices()]
+
+    return _count(_View(name, whole, gsd_m, show, sure, None), settings)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """A scene as it is counted.
+
+    Attributes:
+        name: for people.
+        window: all of it.
+        gsd_m: metres per pixel.
+        look: what a window shows, also beyond the scene.
+        confidence: of a window's pixels, uint8 with 255 = none, or None.
+        scores: of predicted objects by number, or None.
+    """
+
+    name: str
+    window: Window
+    gsd_m: float
+    look: Callable[[Window], Seen]
+    confidence: Callable[[Window], NDArray[np.uint8] | None]
+    scores: NDArray[np.float64] | None
+
+
+def _count(view: _View, settings: EvaluationSettings) -> Tally:
+    """Count a scene, a window at a time."""
     names = [name for name, _ in settings.classes]
     count = len(names)
     roads = [names.index(name) for name in settings.roads if name in names]
     confusion = np.zeros((count + 1, count + 1))
     edges, bands = np.zeros((count, 4)), np.zeros((count, 2))
     relaxed, paths = np.zeros((len(roads), 4)), np.zeros((len(roads), 6))
-    levels = np.zeros((count + 1, LEVELS, 2)) if subject.confidence is not None else None
-    table = ObjectTable(subject.grid.width)
+    levels: NDArray[np.float64] | None = None
+    table = ObjectTable(view.window.width)
     worst: list[Place] = []
     unpredicted = 0
     halo = max(settings.boundary_px, settings.relaxed_px) + 1
-    snap_px = max(SNAP_M / subject.grid.gsd_m, settings.relaxed_px)
-    for window in _windows(subject.grid.window):
-        seen = look(subject, window.pad(halo))
+    snap_px = max(SNAP_M / view.gsd_m, settings.relaxed_px)
+    for window in _windows(view.window):
+        seen = view.look(window.pad(halo))
         inner = window.slices(window.pad(halo))
         core = seen.cut(inner)
-        sure = None
-        if subject.confidence is not None:
-            sure, there = read_band(subject.confidence, subject.grid, window)
-            sure = np.where(there, sure, np.uint8(NODATA))
+        truth = core.truth[0]
+        sure = view.confidence(window)
         table.add(window, core.objects, core.truth, core.known, sure)
-        unpredicted += int(np.count_nonzero((core.truth[0] != NODATA) & ~core.known))
+        unpredicted += int(np.count_nonzero((truth != NODATA) & ~core.known))
+        if sure is not None:
+            found = count_levels(core.pixels, core.pixels == truth, sure, core.known, count + 1)
+            levels = found.astype(np.float64) if levels is None else levels + found
         if not core.known.any():
             continue
-        truth = core.truth[0]
         cells = truth[core.known].astype(np.int64) * (count + 1) + core.pixels[core.known]
         confusion += np.bincount(cells, minlength=(count + 1) ** 2).reshape(count + 1, count + 1)
-        if levels is not None and sure is not None:
-            levels += count_levels(core.pixels, core.pixels == truth, sure, core.known, count + 1)
         _count_outlines(seen, inner, settings.boundary_px, edges, bands)
         judged = _judged(seen.known, inner, settings.relaxed_px)
         for place, road in enumerate(roads):
@@ -155,21 +240,10 @@ def tally(subject: Subject, settings: EvaluationSettings) -> Tally:
                 relaxed[place] += count_near(sides[0], sides[1], judged, settings.relaxed_px)
                 paths[place] += compare_networks(sides[0][inner], sides[1][inner], snap_px)
         worst = heapq.nlargest(settings.worst, [*worst, *_places(core, window)])
-    scores = subject.objects.scores if isinstance(subject.objects, PolygonSource) else None
     if not confusion.sum():
-        raise InputError(f"{subject.name}: no pixel has both a prediction and a known truth; do they overlap?")
-    return Tally(
-        name=subject.name,
-        confusion=confusion,
-        unpredicted=unpredicted,
-        edges=edges,
-        bands=bands,
-        relaxed=relaxed,
-        paths=paths,
-        levels=levels,
-        detections=table.detections(count, scores),
-        worst=worst,
-    )
+        raise InputError(f"{view.name}: no pixel has both a prediction and a known truth; do they overlap?")
+    detections = table.detections(count, view.scores)
+    return Tally(view.name, confusion, unpredicted, edges, bands, relaxed, paths, levels, detections, worst)
 
 
 def _windows(whole: Window) -> Iterator[Window]:

@@ -252,7 +252,7 @@ def read_polygons(path: str, grid: Scene) -> gpd.GeoDataFrame:
     if not frames:
         raise InputError(f"{path} holds no layer of geometries")
     frame = pd.concat([frame.to_crs(grid.crs.to_wkt()) for frame in frames], ignore_index=True)
-    shapes = shapely.make_valid(frame.geometry.to_numpy())
+    shapes = shapely.make_valid(frame.geometry.to_numpy(), method="structure", keep_collapsed=False)
     areal = shapely.area(shapes) > 0
     if len(frame) and not areal.any():
         raise InputError(f"{path} holds no polygons")

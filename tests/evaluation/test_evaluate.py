@@ -19,6 +19,7 @@ from geoseg.evaluation import judge
 from geoseg.evaluation.evaluate import evaluate
 from geoseg.evaluation.page import png
 from geoseg.evaluation.pixels import count_masks
+from geoseg.evaluation.report import summarise
 from geoseg.evaluation.subjects import Extras, find_subjects
 from geoseg.settings import EvaluationSettings
 
@@ -73,6 +74,18 @@ def test_pixel_figures_are_those_of_the_counts(pair):
     assert report.unpredicted == np.sum((predicted == 255) & (truth != 255)) > 0
     assert {"relaxed_f1", "apls", "connected"} <= report.classes["road"].keys()
     assert "apls" not in report.classes["water"]
+
+
+def test_arrays_have_the_figures_of_files(pair, write_raster):
+    sure = np.random.default_rng(0).integers(0, 256, (150, 170)).astype(np.uint8)
+    extras = Extras(confidence=str(write_raster(sure, "sure.tif", nodata=255)))
+    report = evaluate(*pair, settings=SETTINGS, extras=extras)
+    predicted, truth = ((pixels_of(path), None) for path in pair)
+    one = judge.tally_arrays("predicted", predicted, truth, SETTINGS, gsd_m=0.5, confidence=sure)
+    again = summarise([one], SETTINGS, report.worst)
+    assert again == report
+    with pytest.raises(InputError, match="give equal"):
+        judge.tally_arrays("chip", (truth[0][1:], None), truth, SETTINGS, gsd_m=1)
 
 
 def test_boundary_and_relaxed_figures_are_those_of_distance_transforms(pair):

@@ -130,3 +130,14 @@ def test_what_cannot_be_judged_is_refused(write_raster, write_boxes, grid, tmp_p
     (tmp_path / "bad.geojson").write_text("{}")
     with pytest.raises(InputError, match="cannot be read as a vector layer"):
         PolygonSource.open([str(tmp_path / "bad.geojson")], grid, {"water": 1}, "class")
+
+
+def test_spikes_of_polygons_are_not_drawn(grid, tmp_path):
+    x, y = 500_000, 5_200_000
+    spiked = shapely.Polygon(
+        [(x, y), (x + 5, y), (x + 5, y - 2.7), (x + 20, y - 2.7), (x + 5, y - 2.7), (x + 5, y - 5), (x, y - 5)]
+    )
+    gpd.GeoDataFrame(geometry=[spiked], crs="EPSG:32614").to_file(tmp_path / "a.gpkg")
+    codes, _ = PolygonSource.open([str(tmp_path / "a.gpkg")], grid, {"water": 1}, "class").read(grid.window)
+    assert codes[:10, :10].all()
+    assert codes.sum() == 100
