@@ -69,11 +69,34 @@ def canonical(geometries) -> list[bytes]:
     return sorted(shapely.to_wkb(shapely.normalize(np.asarray(geometries))))
 
 
+def spiral(rows: int, cols: int) -> np.ndarray:
+    """A one-pixel path that winds inwards, one pixel between its turns."""
+    mask = np.zeros((rows, cols), np.uint8)
+    for first in range(0, (min(rows, cols) + 1) // 2, 2):
+        last_row, last_col = rows - 1 - first, cols - 1 - first
+        mask[first, max(first - 2, 0) : last_col + 1] = 1
+        mask[first : last_row + 1, last_col] = 1
+        mask[last_row, first : last_col + 1] = 1
+        mask[min(first + 2, last_row) : last_row + 1, first] = 1
+    return mask
+
+
+def rings(rows: int, cols: int) -> np.ndarray:
+    """Rings of three codes within each other, one pixel wide."""
+    row, col = np.ogrid[:rows, :cols]
+    depth = np.minimum(np.minimum(row, rows - 1 - row), np.minimum(col, cols - 1 - col))
+    return (depth % 3).astype(np.uint8)
+
+
 MASKS = {
     "few pixels": np.random.default_rng(9).choice(np.array([0, 1, 1, 2, 255], np.uint8), (11, 14)),
     "noise": np.random.default_rng(1).integers(0, 4, (61, 83), dtype=np.uint8),
     "realistic": realistic(230, 310, 2),
     "checkerboard": (np.indices((40, 41)).sum(axis=0) % 2 + 1).astype(np.uint8),
+    "spiral": spiral(45, 70),
+    "nested rings": rings(45, 70),
+    "one-pixel lines": (np.indices((45, 70)).sum(axis=0) // 9 % 2 * 2 + np.indices((45, 70))[0] % 2).astype(np.uint8),
+    "more than a thousand pixels": realistic(1012, 1030, 4),
     "one class": np.full((33, 70), 7, np.uint8),
     "nothing": np.zeros((12, 12), np.uint8),
     "nodata": np.full((12, 12), 255, np.uint8),
@@ -94,7 +117,8 @@ def test_gives_exactly_gdals_polygons_for_any_chunk(write_mask, tmp_path, name):
         for geometry, value in shapes:
             expected.setdefault(f"class_{int(value)}", []).append(shapely.geometry.shape(geometry))
     first = None
-    for chunk in (2048, 64, 17, *([7] if mask.size < 5000 else []), *([1] if mask.size < 200 else [])):
+    chunks = (1000, 256) if mask.size > 1e6 else (64, 17)
+    for chunk in (2048, *chunks, *([7] if mask.size < 5000 else []), *([1] if mask.size < 200 else [])):
         home = tmp_path / str(chunk)
         result = geoseg.vectorize(path, home, settings=EXACT, execution=Execution(serial=True, chunk=chunk))
         first = first or contents(home)
