@@ -168,11 +168,13 @@ class PolygonSource:
             InputError: a file cannot be read, has no CRS, or does not say which class its polygons are.
         """
         frame = pd.concat([read_polygons(path, grid) for path in paths], ignore_index=True)
-        if field in frame.columns:
+        if not len(frame):
+            places = np.zeros(0, np.uint8)
+        elif field in frame.columns:
             words = {str(code): place for place, code in enumerate(codes.values(), 1)}
             words |= {word: place for place, word in enumerate(codes, 1)}
             places = frame[field].map(lambda value: words.get(_word(value), 0)).to_numpy(np.uint8)
-            if len(frame) and not places.any():
+            if not places.any():
                 found = ", ".join(sorted({_word(value) for value in frame[field]})[:6])
                 raise InputError(f"{paths[0]}: its {field!r} is {found}; --classes has {', '.join(codes)}")
         elif name is not None or len(codes) == 1:

@@ -106,6 +106,22 @@ def test_all_layers_of_a_file_count(grid, tmp_path):
     assert (codes[0, 0], codes[0, 20]) == (1, 2)
 
 
+@pytest.mark.parametrize("name", ["none.geojson", "none.parquet", "none.gpkg"])
+def test_a_layer_may_be_empty(write_boxes, grid, tmp_path, name):
+    full = write_boxes([(0, 0, 9, 9)], f"full{name[4:]}", confidence=[0.5], **{"class": ["field"]})
+    frame = gpd.read_parquet(full) if name.endswith("parquet") else gpd.read_file(full)
+    if name.endswith("parquet"):
+        frame[:0].to_parquet(tmp_path / name)
+    else:
+        frame[:0].to_file(tmp_path / name)
+    codes, labels = PolygonSource.open([str(tmp_path / name)], grid, CODES, "class").read(grid.window)
+    assert not codes.any()
+    assert not labels.any()
+    both = PolygonSource.open([str(tmp_path / name), str(full)], grid, CODES, "class")
+    assert both.read(grid.window)[0].sum() == 2 * 81
+    assert both.scores.tolist()[1:] == [0.5]
+
+
 def test_what_cannot_be_judged_is_refused(write_raster, write_boxes, grid, tmp_path):
     wide = str(write_raster(np.zeros((4, 4), np.uint16), "wide.tif"))
     assert not is_vector(wide)
