@@ -14,8 +14,8 @@ A turn over all chunks:
 3. :func:`sieve_chunk`, per chunk that has anything small: decide about the components inside, and rewrite the mask.
 
 Small components that wait for each other inside a chunk get all their turns at once. So another turn over the chunks is
-needed only where one that touches a chunk's edge waits. Only what waits is judged again: noise that became background in
-one chunk must not be a hole to fill in a later turn, since that turn may not come in another cut::
+needed only where one that touches a chunk's edge waits. Only what waits is judged again: noise that became background
+in one chunk must not be a hole to fill in a later turn, since that turn may not come in another cut::
 
     faces = {window: find_small(masks[window], window, rules) for window in windows}
     turn, waiting = 1, None
