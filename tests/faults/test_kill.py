@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ import pytest
 import rasterio
 from affine import Affine
 
+import geoseg
+from geoseg import Execution, VectorSettings
+from geoseg.engine.store import Store
 from geoseg.models import zoo
 
 STEP = 64  # core of the small tiles below
@@ -78,11 +83,16 @@ def test_killed_and_run_again(command, tmp_path, how, signal_number, code):
     assert {name: (done / name).stat().st_mtime_ns for name in kept} == kept, "a finished chunk was done again"
 
 
-def test_killed_while_tracing_and_run_again(tmp_path):
-    coarse = np.random.default_rng(1).integers(0, 4, (45, 60))
-    mask = np.kron(coarse, np.ones((9, 7))).astype(np.uint8)
+@pytest.fixture
+def coarse_mask(tmp_path):
+    """A mask of 207 x 210 px with specks, holes and thin parts."""
+    random = np.random.default_rng(1)
+    mask = np.kron(random.integers(0, 4, (23, 30)), np.ones((9, 7))).astype(np.uint8)
+    for row, col in random.integers(0, 204, (80, 2)):
+        mask[row : row + 1 + col % 3, col : col + 1 + row % 4] = row % 4
+    path = tmp_path / "mask.tif"
     with rasterio.open(
-        tmp_path / "mask.tif",
+        path,
         "w",
         driver="GTiff",
         count=1,
@@ -93,21 +103,87 @@ def test_killed_while_tracing_and_run_again(tmp_path):
         transform=Affine(1, 0, 5e5, 0, -1, 5e6),
     ) as raster:
         raster.write(mask, 1)
-    command = [sys.executable, "-m", "geoseg", "vectorize", str(tmp_path / "mask.tif"), "--min-area", "0"]
-    command += ["--chunk", "16", "--serial", "--quiet"]
-    whole, home = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "-o", str(whole)], check=True, timeout=120)
+    return path
+
+
+def kill_when(home: Path, reached: Callable[[], bool], command: list[str]) -> None:
+    """Run a command until something is reached, and kill it."""
     with subprocess.Popen([*command, "-o", str(home)]) as process:
-        fragments = home / ".geoseg" / "fragments"
         deadline = time.monotonic() + 100
-        while not (fragments.exists() and len(list(fragments.glob("*.npz"))) >= 5):
+        while not reached():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.kill()
-    kept = list(fragments.glob("*.npz"))
-    assert 5 <= len(kept) < 26 * 27, "it was too late"
     assert not list(home.glob("*.geojson"))
+
+
+def test_killed_while_tracing_and_run_again(coarse_mask, tmp_path):
+    command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--min-area", "0"]
+    command += ["--chunk", "16", "--serial", "--quiet"]
+    whole, home = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "-o", str(whole)], check=True, timeout=120)
+    fragments = home / ".geoseg" / "fragments"
+    kill_when(home, lambda: len(list(fragments.glob("*.npz"))) >= 5, command)
+    kept = list(fragments.glob("*.npz"))
+    assert 5 <= len(kept) < 13 * 14, "it was too late"
     subprocess.run([*command, "-o", str(home)], check=True, timeout=120)
     assert layers(home) == layers(whole)
     assert len(layers(whole)) == 2 * 3
+
+
+CLEANING = VectorSettings(min_area_m2=12, fill_holes_m2=9, min_width_m=3)
+
+
+def clean(mask: Path, home: Path) -> list[str]:
+    """Vectorize with cleaning, or go on with that; gives the names of the stages that ran."""
+    result = geoseg.vectorize(mask, home, settings=CLEANING, execution=Execution(serial=True, chunk=30))
+    return [stage.name for stage in result.stages]
+
+
+@pytest.mark.parametrize("name", ["sieved-0", "cleaned"])
+def test_killed_while_cleaning_and_run_again(coarse_mask, tmp_path, name):
+    whole, home = tmp_path / "whole", tmp_path / "killed"
+    assert clean(coarse_mask, whole) == ["open", "sieve", "label", "trace", "join", "export"]
+    command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--chunk", "30", "--serial", "--quiet"]
+    command += ["--min-area", "12", "--fill-holes", "9", "--min-width", "3"]
+    chunks, mark = home / ".geoseg" / "arrays.zarr" / name / "c", home / ".geoseg" / "done" / "cleaned"
+    kill_when(home, mark.exists if name == "cleaned" else lambda: len(list(chunks.glob("*/*"))) >= 3, command)
+    assert mark.exists() == (name == "cleaned"), "it was too late"
+    again = clean(coarse_mask, home)
+    assert again == [*([] if name == "cleaned" else ["open", "sieve"]), "label", "trace", "join", "export"]
+    assert layers(home) == layers(whole)
+
+
+class Killed(BaseException):
+    """As a signal: nobody catches it."""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_while_tidying_up_and_run_again(coarse_mask, tmp_path, monkeypatch, at):
+    home = tmp_path / "killed"
+    removed, drop, rmtree = [], Store.drop_intermediates, shutil.rmtree
+
+    def remove(folder, **options):
+        removed.append(folder)
+        if len(removed) < at:
+            return rmtree(folder, **options)
+        for entry in sorted(Path(folder).iterdir())[::2]:  # half of it
+            rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise Killed
+
+    def drop_some(store):
+        with monkeypatch.context() as inner:
+            inner.setattr(shutil, "rmtree", remove)
+            drop(store)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "drop_intermediates", drop_some)
+        with pytest.raises(Killed):
+            clean(coarse_mask, home)
+    assert len(removed) == at
+    written = layers(home)
+    assert written
+    next(home.glob("*.geojson")).unlink()  # else there is nothing to do
+    clean(coarse_mask, home)
+    assert layers(home) == written
