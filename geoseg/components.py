@@ -155,7 +155,7 @@ def grid_of(parts: Iterable[P], scene_shape: tuple[int, int]) -> dict[tuple[int,
     if not covers or len(grid) != len(rows) * len(cols) or len(grid) != len(parts):
         raise InputError(
             f"{len(parts)} chunks do not tile a scene of {scene_shape[0]} x {scene_shape[1]} px; "
-            "give the faces of every chunk once, Faces.empty(window) for a skipped one"
+            "give the faces of every chunk once"
         )
     return grid
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from geoseg.settings import SimplifyMethod
 from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.instances import merge_faces
 from geoseg.stages.join import Fragment, Joiner
-from geoseg.stages.polygons import Ground
+from geoseg.stages.polygons import Ground, to_wkb
 
 # deadlines are for quiet machines; the first example of a test also pays for compiling its kernel
 settings.register_profile("geoseg", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -107,6 +108,17 @@ def as_polygons() -> Callable[..., Polygons]:
             confidence_p10=np.where(np.arange(len(ids)) % 3, random.random(len(ids)), np.nan),
             edge=random.random(len(ids)) < 0.2,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def to_geometries() -> Callable[[Polygons, Affine], np.ndarray]:
+    """Make shapely polygons of polygons in half pixels, on the ground as geoseg writes them."""
+
+    def make(polygons: Polygons, transform: Affine) -> np.ndarray:
+        data, offsets = to_wkb(polygons, transform)
+        return shapely.from_wkb(np.array([data[a:b].tobytes() for a, b in itertools.pairwise(offsets)], object))
 
     return make
 

@@ -60,18 +60,6 @@ class Faces:
     code: NDArray[np.uint8]
     first: NDArray[np.int64]
 
-    @classmethod
-    def empty(cls, window: Window) -> Faces:
-        """Faces of a chunk without any data."""
-        length = 2 * (window.width + window.height)
-        return cls(
-            window=window,
-            edges=np.full(length, NO_DATA, np.int32),
-            grown=np.zeros(length, np.uint8),
-            code=np.zeros(0, np.uint8),
-            first=np.zeros(0, np.int64),
-        )
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Border:
@@ -105,7 +93,6 @@ class Labels(Columns):
             by label end with an entry that no label counts up to, so that label -1 finds 0 there.
         code: uint8, by label: its class code.
         area_px: int64, by label: its pixels in this chunk; 0 if it lies in the ring alone.
-        is_open: bool, by label: whether it occurs in this chunk and goes on in another one.
         edge: bool, by label: whether one of its pixels in this chunk lies on the edge of the scene.
     """
 
@@ -113,7 +100,6 @@ class Labels(Columns):
     id: NDArray[np.int64]
     code: NDArray[np.uint8]
     area_px: NDArray[np.int64]
-    is_open: NDArray[np.bool_]
     edge: NDArray[np.bool_]
 
 
@@ -291,15 +277,14 @@ def label_chunk(
     ids[label_of_id[1:-1]], code[label_of_id[1:-1]] = border.ids, border.code
     ids[0] = 0
     np.add.at(area, relabelled[:-1], found.area_px)
-    is_open, edge = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
-    is_open[label_of_id[border.inside[border.inside == border.outside[:-4]]]] = True
+    edge = np.zeros(size, np.bool_)
     inner = labels[1:-1, 1:-1]
     edge[inner[0]] |= window.row_off == 0
     edge[inner[-1]] |= window.row_stop == scene_shape[0]
     edge[inner[:, 0]] |= window.col_off == 0
     edge[inner[:, -1]] |= window.col_stop == scene_shape[1]
-    is_open[[0, NO_DATA]] = edge[[0, NO_DATA]] = False
-    return Labels(labels=labels, id=ids, code=code, area_px=area, is_open=is_open, edge=edge)
+    edge[[0, NO_DATA]] = False
+    return Labels(labels=labels, id=ids, code=code, area_px=area, edge=edge)
 
 
 def _meetings(face: Faces, side: str, other: Faces, opposite: str) -> NDArray[np.int64]:

@@ -11,14 +11,13 @@ from typing import Any
 import numba
 import numpy as np
 import pyproj
-import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
 from geoseg.errors import InputError
 from geoseg.rings import Polygons, run_offsets
 
-__all__ = ["Ground", "bounds_px", "ground_bounds", "hilbert_keys", "to_geometries", "to_wkb"]
+__all__ = ["Ground", "ground_bounds", "hilbert_keys", "to_wkb"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -39,25 +38,8 @@ POLYGON = np.frombuffer(b"\x01\x03\x00\x00\x00", np.uint8)  # WKB: little endian
 # --- map coordinates ------------------------------------------------------------------------------------------------
 
 
-def to_geometries(polygons: Polygons, transform: Affine) -> NDArray[np.object_]:
-    """Make shapely polygons in the scene's CRS, shells counter-clockwise, holes clockwise.
-
-    Args:
-        polygons: rings in half pixels, the instance on their right hand.
-        transform: pixel corners (col, row) to the CRS; may be rotated or mirrored.
-
-    Returns:
-        One polygon each, in the same order.
-    """
-    ground = _to_ground(polygons, transform)
-    geometries: NDArray[np.object_] = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, ground, (polygons.ring_offsets, polygons.polygon_offsets)
-    )
-    return geometries
-
-
 def to_wkb(polygons: Polygons, transform: Affine) -> tuple[NDArray[np.uint8], Integers]:
-    """Write polygons as little-endian WKB in the scene's CRS: what ``shapely.to_wkb(to_geometries(...))`` gives.
+    """Write polygons as little-endian WKB in the scene's CRS, shells counter-clockwise, holes clockwise.
 
     Args:
         polygons: rings in half pixels, the instance on their right hand.
@@ -84,7 +66,7 @@ def ground_bounds(polygons: Polygons, transform: Affine) -> Floats:
     return bounds
 
 
-def bounds_px(polygons: Polygons) -> Integers:
+def _bounds_px(polygons: Polygons) -> Integers:
     """Bounds of each polygon in half pixels, int64 ``(n, 4)``: left, top, right, bottom."""
     bounds = np.empty((len(polygons), 4), np.int64)
     _bounds(polygons.coords, polygons.ring_offsets, polygons.polygon_offsets, bounds)
@@ -109,7 +91,7 @@ def hilbert_keys(polygons: Polygons, shape: tuple[int, int]) -> Integers:
     order = (4 * max(shape)).bit_length()
     if order > 31:
         raise InputError(f"a scene of {shape[1]} x {shape[0]} pixels is too wide; geoseg takes sides below 2^29 pixels")
-    left, top, right, bottom = bounds_px(polygons).T
+    left, top, right, bottom = _bounds_px(polygons).T
     return _hilbert(left + right, top + bottom, order)
 
 

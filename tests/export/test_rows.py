@@ -19,7 +19,7 @@ from geoseg.export import rows
 from geoseg.export.rows import LAYER_SCHEMA, Layer, read_layers, write_rows
 from geoseg.export.vectors import FORMATS, write_layers
 from geoseg.rings import Polygons, take_ragged
-from geoseg.stages.polygons import Ground, hilbert_keys, to_geometries
+from geoseg.stages.polygons import Ground, hilbert_keys
 
 SHAPE = (90, 120)
 UTM = Affine(0.5, 0, 500_000.25, 0, -0.5, 5_300_000.75)
@@ -69,7 +69,7 @@ def table(layer: Layer, **given) -> pa.Table:
     return pa.Table.from_batches(layer.batches(**given), schema=layer.schema)
 
 
-def test_a_layer_holds_what_was_measured(write_parts, polygons, ground):
+def test_a_layer_holds_what_was_measured(write_parts, polygons, ground, to_geometries):
     layers = read_layers(write_parts(3), CLASSES, **FACTS)
     assert list(layers) == list(CLASSES)
     area_m2, perimeter_m = ground.measure(polygons)

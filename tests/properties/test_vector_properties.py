@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from geoseg.rings import Polygons
 from geoseg.stages.cores import grow_cores
-from geoseg.stages.polygons import to_geometries
 
 TRANSFORM = Affine(0.3, 0.01, 500_000.1, 0.02, -0.31, 4_000_000.7)
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)
@@ -48,8 +47,7 @@ def assert_same(one: Polygons, other: Polygons) -> None:
         assert np.array_equal(column, again, equal_nan=column.dtype.kind == "f"), name
 
 
-def assert_coverage(polygons: Polygons) -> None:
-    geometries = to_geometries(polygons, TRANSFORM)
+def assert_coverage(geometries: np.ndarray) -> None:
     assert shapely.is_valid(geometries).all()
     assert shapely.coverage_is_valid(geometries)
     assert (shapely.area(geometries) > 0).all()
@@ -63,7 +61,7 @@ def normalised(codes_of: np.ndarray, geometries: np.ndarray) -> list[tuple[int, 
 
 @given(mask=masks(), chunk=chunks)
 @example(mask=np.ones((3, 3), np.uint8), chunk=(1, 1))
-def test_any_mask_in_any_chunks_is_gdals(vectorize, mask: np.ndarray, chunk: tuple[int, int]) -> None:
+def test_any_mask_in_any_chunks_is_gdals(vectorize, to_geometries, mask: np.ndarray, chunk: tuple[int, int]) -> None:
     whole = vectorize(mask, confidence_for(mask), mask.shape)
     cut = vectorize(mask, confidence_for(mask), chunk)
     assert_same(whole, cut)
@@ -75,28 +73,28 @@ def test_any_mask_in_any_chunks_is_gdals(vectorize, mask: np.ndarray, chunk: tup
     assert normalised(cut.code, geometries) == normalised(np.array([int(code) for _, code in found]), expected)
     assert shapely.is_valid(geometries).all()
     assert cut.area_px.sum() == wanted.sum()
-    assert_coverage(vectorize(mask, None, chunk, keep_straight=True))
+    assert_coverage(to_geometries(vectorize(mask, None, chunk, keep_straight=True), TRANSFORM))
 
 
 @given(mask=masks(), chunk=chunks, tolerance=tolerances, method=methods, smooth=st.booleans())
 def test_any_mask_simplified_is_still_a_coverage(
-    vectorize, mask: np.ndarray, chunk: tuple[int, int], tolerance: float, method: str, smooth: bool
+    vectorize, to_geometries, mask: np.ndarray, chunk: tuple[int, int], tolerance: float, method: str, smooth: bool
 ) -> None:
     options = {"tolerance": tolerance, "method": method, "smooth": smooth}
     whole = vectorize(mask, confidence_for(mask), mask.shape, **options)
     assert_same(whole, vectorize(mask, confidence_for(mask), chunk, **options))
-    assert_coverage(whole)
+    assert_coverage(to_geometries(whole, TRANSFORM))
     exact = vectorize(mask, confidence_for(mask), chunk)
     for name in ("id", "code", "area_px", "confidence", "confidence_p10", "edge", "polygon_offsets"):
         assert np.array_equal(getattr(whole, name), getattr(exact, name), equal_nan=name.startswith("conf")), name
 
 
 @given(mask=masks(), chunk=chunks)
-def test_any_mask_smoothed_keeps_its_areas(vectorize, mask: np.ndarray, chunk: tuple[int, int]) -> None:
+def test_any_mask_smoothed_keeps_its_areas(vectorize, to_geometries, mask: np.ndarray, chunk: tuple[int, int]) -> None:
     framed = np.pad(mask, 1)
     smooth = vectorize(framed, None, framed.shape, smooth=True)
     assert_same(smooth, vectorize(framed, None, chunk, smooth=True))
-    assert_coverage(smooth)
+    assert_coverage(to_geometries(smooth, TRANSFORM))
     offsets = smooth.ring_offsets, smooth.polygon_offsets
     if len(smooth):
         geometries = shapely.from_ragged_array(shapely.GeometryType.POLYGON, smooth.coords.astype(float), offsets)
@@ -105,7 +103,7 @@ def test_any_mask_smoothed_keeps_its_areas(vectorize, mask: np.ndarray, chunk: t
 
 @given(mask=masks(), chunk=chunks, growth=st.integers(1, 6), tolerance=st.sampled_from([0.0, 1.0]))
 def test_any_grown_cores_in_any_chunks_are_the_same(
-    vectorize, mask: np.ndarray, chunk: tuple[int, int], growth: int, tolerance: float
+    vectorize, to_geometries, mask: np.ndarray, chunk: tuple[int, int], growth: int, tolerance: float
 ) -> None:
     options = {"boundaries": ((1, 2), (7, 254)), "growth": growth, "tolerance": tolerance}
     whole = vectorize(mask, None, mask.shape, **options)
@@ -113,4 +111,4 @@ def test_any_grown_cores_in_any_chunks_are_the_same(
     grown, _ = grow_cores(mask, {1: 2, 7: 254}, growth)
     assert whole.area_px.sum() == (~np.isin(grown, (0, 255))).sum()
     if tolerance:
-        assert_coverage(whole)
+        assert_coverage(to_geometries(whole, TRANSFORM))

@@ -66,10 +66,6 @@ def test_codes_0_and_255_are_never_instances() -> None:
         faces = find_faces(np.full((2, 3), code, np.uint8), None, window, (2, 3))
         assert faces.edges.tolist() == [entry] * 10
         assert faces.code.size == faces.first.size == 0
-    empty = Faces.empty(window)
-    for column in ("edges", "grown", "code", "first"):
-        assert np.array_equal(getattr(faces, column), getattr(empty, column))
-        assert getattr(faces, column).dtype == getattr(empty, column).dtype
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 23), (23, 1), (16, 16), (19, 26)])
@@ -121,11 +117,8 @@ def test_what_moves_is_bounded_by_the_perimeter() -> None:
         assert again.window == window
 
 
-def test_skipped_chunks_can_be_given_as_empty() -> None:
-    windows = [Window(0, 0, 2, 2), Window(2, 0, 2, 2)]
-    mask = np.ones((2, 2), np.uint8)
-    merge = merge_faces([find_faces(mask, None, windows[0], (2, 4)), Faces.empty(windows[1])], (2, 4))
-    assert merge.border(windows[1]).outside.tolist() == [-1, -1, -1, -1, 1, 1, -1, -1, -1, -1, -1, -1]
+def nothing(window: Window) -> Faces:
+    return find_faces(np.zeros((window.height, window.width), np.uint8), None, window, (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -140,11 +133,11 @@ def test_skipped_chunks_can_be_given_as_empty() -> None:
 )
 def test_merge_refuses_windows_that_do_not_tile_the_scene(windows: list[Window]) -> None:
     with pytest.raises(InputError, match="do not tile a scene of 4 x 4 px"):
-        merge_faces([Faces.empty(window) for window in windows], (4, 4))
+        merge_faces([nothing(window) for window in windows], (4, 4))
 
 
 def test_border_refuses_a_window_that_was_not_merged() -> None:
-    merge = merge_faces([Faces.empty(Window(0, 0, 4, 4))], (4, 4))
+    merge = merge_faces([nothing(Window(0, 0, 4, 4))], (4, 4))
     with pytest.raises(InputError, match="no chunk lies at"):
         merge.border(Window(0, 0, 2, 2))
 
@@ -182,7 +175,7 @@ def test_labels_equal_the_whole_scene(shape: tuple[int, int], chunk: int, densit
         used = np.setdiff1d(found.labels, [-1])
         assert len(set(found.id[used])) == used.size
         assert not found.id[np.setdiff1d(np.arange(found.id.size), used)].any()
-        for name in ("id", "code", "area_px", "is_open", "edge"):
+        for name in ("id", "code", "area_px", "edge"):
             assert not getattr(found, name)[[0, -1]].any()
         outside = np.ones(expected.shape, bool)
         outside[window.shift(1, 1).slices()] = False
@@ -192,8 +185,6 @@ def test_labels_equal_the_whole_scene(shape: tuple[int, int], chunk: int, densit
             instance = found.id[label]
             assert found.code[label] == codes_of[instance]
             assert found.area_px[label] == (inner == instance).sum()
-            is_here = (inner == instance).any()
-            assert found.is_open[label] == (is_here and (outside & (expected == instance)).any())
             assert found.edge[label] == (expected == instance)[~outside & on_edge].any()
 
 
