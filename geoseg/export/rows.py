@@ -14,12 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import geopandas as gpd
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyproj
-import shapely
 from numpy.typing import NDArray
 
 from geoseg.atomic import staged
@@ -150,38 +148,6 @@ class Layer:
             stop = min(start + size, max(full, start + 1))
             yield self._read(start, stop)
             start = stop
-
-    @classmethod
-    def from_frame(cls, name: str, frame: gpd.GeoDataFrame) -> Layer:
-        """Make a layer of a GeoDataFrame with an ``id`` column and any other columns and two-dimensional geometries."""
-        if len(frame):
-            along = frame.hilbert_distance(total_bounds=frame.total_bounds)
-            frame = frame.iloc[np.lexsort((frame["id"].to_numpy(), along.to_numpy()))]
-        shapes = shapely.orient_polygons(frame.geometry.to_numpy())
-        others = frame.drop(columns=frame.geometry.name)
-        arrays = {str(column): _plain(pa.Array.from_pandas(others[column])) for column in others}
-        wkb = shapely.to_wkb(shapes, flavor="iso", include_srid=False)
-        arrays["geometry"] = pa.array(wkb, type=pa.binary())
-        bounds = shapely.bounds(shapes).reshape(-1, 4)
-        arrays["bbox"] = pa.StructArray.from_arrays([pa.array(corner) for corner in bounds.T], fields=list(_BBOX))
-        batch = pa.record_batch(arrays)
-        return cls(
-            name=name,
-            crs=None if frame.crs is None else pyproj.CRS.from_user_input(frame.crs),
-            schema=batch.schema,
-            geometry_types=tuple(sorted(set(gpd.array.GeometryArray(shapes).geom_type.tolist()))),
-            bounds=tuple(shapely.total_bounds(shapes).tolist()) if len(frame) else None,
-            area_m2=round(float(frame["area_m2"].sum()), 3) if "area_m2" in frame else 0.0,
-            _sizes=np.array([len(shape) for shape in wkb], np.int64),
-            _read=lambda start, stop: batch.slice(start, stop - start),
-        )
-
-
-def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, and with plain strings whatever pandas held them in."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
 
 
 def read_layers(

@@ -6,7 +6,6 @@ import datetime as dt
 import itertools
 import sqlite3
 
-import geopandas as gpd
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -185,17 +184,3 @@ def test_a_failure_leaves_no_file(tmp_path, polygons, ground):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_frame_is_sorted_oriented_and_kept(tmp_path):
-    squares = [shapely.box(5, 0, 6, 1), shapely.box(0, 0, 1, 1), shapely.box(0, 0, 1, 1)]
-    frame = gpd.GeoDataFrame({"id": [9, 4, 2], "area_m2": [1.0, 2.0, 3.0], "note": list("abc")}, geometry=squares)
-    layer = Layer.from_frame("road", frame.set_geometry(frame.reverse()))
-    got = table(layer)
-    assert got["id"].to_pylist() in ([2, 4, 9], [9, 2, 4])
-    assert got["note"].to_pylist() in (list("cba"), list("acb"))
-    assert shapely.is_ccw(shapely.get_exterior_ring(shapely.from_wkb(got["geometry"].to_pylist()))).all()
-    assert (layer.area_m2, layer.bounds, layer.crs) == (6.0, (0, 0, 6, 1), None)
-    assert [len(batch) for batch in layer.batches(size=2)] == [2, 1]
-    pairs = itertools.pairwise(got["bbox"].to_pylist())
-    assert all(set(first) == {"xmin", "ymin", "xmax", "ymax"} for first, _ in pairs)
