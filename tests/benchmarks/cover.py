@@ -1,12 +1,12 @@
 """Whether simplified layers cover the scene without gaps and overlaps, and are the same bytes however it is cut.
 
-    python tests/benchmarks/cover.py [SIZE [METHOD ...]]                                   default: 10000
+    python tests/benchmarks/cover.py [SIZE [METHOD,... [PIXELS,...]]]      default: 10000, both methods, 0.5,1,3
 
 At 10000 pixels some 120 000 polygons, all of the scene: its five classes have codes 1 to 5, none is background. Each of
 twelve settings (two methods, three tolerances, with and without smoothing) is run serially in chunks of 2048, and once
-more in other chunks, by one process or by two. Fails if a polygon is not valid, the polygons of all classes together
-are no coverage (overlaps, vertices that do not meet), their areas do not add up to the scene's in exact integers
-(gaps), or two files differ.
+more in other chunks, by one process or by two. The last row has background, smoothing, --min-area and --fill-holes, and
+is run in three ways. Fails if a polygon is not valid, the polygons of all classes together are no coverage (overlaps,
+vertices that do not meet), their areas do not add up to the scene's in exact integers (gaps), or two files differ.
 """
 
 from __future__ import annotations
@@ -59,27 +59,38 @@ def doubled_area(polygons: np.ndarray) -> int:
     return int(terms.sum())
 
 
-def main(size: int = 10_000, methods: Sequence[str] = METHODS) -> None:
+def settings_of(method: str, tolerance_px: float, *, smooth: bool, cleaned: bool) -> geoseg.VectorSettings:
+    """Vector settings; cleaned: what is small or a small hole goes to its neighbours."""
+    least_m2 = 20 * PIXEL_M**2 if cleaned else 0.0
+    return geoseg.VectorSettings(
+        min_area_m2=least_m2,
+        fill_holes_m2=least_m2,
+        simplify_m=tolerance_px * PIXEL_M,
+        simplify_method=method,
+        smooth=smooth,
+        formats=("parquet",),
+    )
+
+
+def main(size: int = 10_000, methods: Sequence[str] = METHODS, tolerances_px: Sequence[float] = TOLERANCES_PX) -> None:
     good = True
     others = itertools.cycle(OTHER_WAYS)
     with tempfile.TemporaryDirectory() as folder:
-        tile = make_noise(min(size, TILE)) + 1
-        mask = write_raster(Path(folder) / "mask.tif", size, lambda row, height: mirrored(tile, row, 0, height, size))
-        print(
-            "         method  tolerance  smooth   polygons   vertices  invalid  misfits  gaps (px)  bytes, when cut as"
-        )
-        for method, tolerance, smooth in itertools.product(methods, TOLERANCES_PX, (False, True)):
-            settings = geoseg.VectorSettings(
-                min_area_m2=0,
-                simplify_m=tolerance * PIXEL_M,
-                simplify_method=method,
-                smooth=smooth,
-                formats=("parquet",),
-            )
-            other = next(others)
+        noise = make_noise(min(size, TILE))
+
+        def write(name: str, tile: np.ndarray) -> Path:
+            return write_raster(Path(folder) / name, size, lambda row, height: mirrored(tile, row, 0, height, size))
+
+        full, with_background = write("full.tif", noise + 1), write("background.tif", noise)
+        print("         method  tolerance  smooth  cleaned   polygons   vertices  invalid  misfits   gaps, px  bytes")
+        rows = [*itertools.product(methods, tolerances_px, (False, True), (False,)), (methods[-1], 1.0, True, True)]
+        for method, tolerance, smooth, cleaned in rows:
+            settings = settings_of(method, tolerance, smooth=smooth, cleaned=cleaned)
+            ways = [geoseg.Execution(chunk=2048, serial=True), *(OTHER_WAYS if cleaned else (next(others),))]
+            mask = with_background if cleaned else full
             start = time.perf_counter()
             digests = []
-            for way in (geoseg.Execution(chunk=2048, serial=True), other):
+            for way in ways:
                 geoseg.vectorize(mask, Path(folder) / "layers", settings=settings, execution=way, overwrite=True)
                 digests.append(digest(Path(folder) / "layers"))
             seconds = time.perf_counter() - start
@@ -88,13 +99,15 @@ def main(size: int = 10_000, methods: Sequence[str] = METHODS) -> None:
             misfits = 0
             if not shapely.coverage_is_valid(polygons):
                 misfits = int((~shapely.is_empty(shapely.coverage_invalid_edges(polygons))).sum())
-            gaps = size**2 - doubled_area(polygons) / 8
-            same = digests[0] == digests[1]
+            # where there is background, what is no polygon's is no gap
+            gaps = 0.0 if cleaned else size**2 - doubled_area(polygons) / 8
+            same = len(set(digests)) == 1
             good &= not invalid and not misfits and gaps == 0 and same
+            cuts = ", ".join(f"{way.chunk} by {way.workers or 1}" for way in ways)
             print(
-                f"{method:>15s}{tolerance:11.1f}{smooth!s:>8s}{len(polygons):11d}"
+                f"{method:>15s}{tolerance:11.1f}{smooth!s:>8s}{cleaned!s:>9s}{len(polygons):11d}"
                 f"{shapely.get_num_coordinates(polygons).sum():11d}{invalid:9d}{misfits:9d}{gaps:11.3f}  "
-                f"{'same' if same else 'NOT the same'}: {other.chunk}, {other.workers or 1} working ({seconds:.0f} s)",
+                f"{'same' if same else 'NOT the same'}: {cuts} ({seconds:.0f} s)",
                 flush=True,
             )
     print("no gap, no overlap, nothing invalid, one set of bytes" if good else "NOT good")
@@ -102,4 +115,8 @@ def main(size: int = 10_000, methods: Sequence[str] = METHODS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *([sys.argv[2:]] if sys.argv[2:] else []))
+    main(
+        *map(int, sys.argv[1:2]),
+        *([sys.argv[2].split(",")] if sys.argv[2:] else []),
+        *([[float(tolerance) for tolerance in sys.argv[3].split(",")]] if sys.argv[3:] else []),
+    )
