@@ -207,4 +207,6 @@ class Store:
 
 
 def _add_array(group: zarr.Group, name: str, chunk: int, shape: tuple[int, int]) -> None:
-    group.create_array(name, shape=shape, chunks=(chunk, chunk), dtype="uint8", fill_value=255)
+    group.create_array(
+        name, shape=shape, chunks=(min(chunk, shape[0]), min(chunk, shape[1])), dtype="uint8", fill_value=255
+    )

@@ -43,6 +43,7 @@ from geoseg.stages.instances import Merge, merge_faces
 from geoseg.stages.join import Fragment
 from geoseg.stages.polygons import Ground
 from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
+from geoseg.stages.trace import has_compiled
 
 __all__ = ["check_formats", "run", "vectorize"]
 
@@ -95,6 +96,7 @@ def run(
         plan = plan.with_chunk(output.chunk(plan.lattice.chunk))
         for note in plan.notes:
             progress.note(note)
+        _warn_of_compilation(progress)
         watch = _Watch(progress)
         lattice = plan.lattice
         shape = (lattice.height, lattice.width)
@@ -186,6 +188,7 @@ def vectorize(
         chunk = output.chunk(execution.chunk or 1)
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
         shape = (lattice.height, lattice.width)
+        _warn_of_compilation(progress)
         watch = _Watch(progress)
         job = _vector_job(kernels.SceneMask(scene), output.store, scene, settings)
         with _opened(execution, progress, gpus=0) as executor:
@@ -216,10 +219,17 @@ def check_formats(formats: Sequence[str]) -> None:
         raise SettingsError(f"--formats names {', '.join(unknown)}; geoseg writes {', '.join(FORMATS)}")
 
 
+def _warn_of_compilation(progress: Progress) -> None:
+    if not has_compiled():
+        progress.note("first run here: the kernels are compiled now and kept, which takes a minute or so")
+
+
 def _check_classes(classes: Mapping[str, int], settings: VectorSettings) -> None:
     """Refuses layers that no mask can have."""
     require_layer_names(tuple(classes))
     bounds = {boundary: code for code, boundary in settings.boundaries}
+    if len(set(classes.values())) < len(classes):
+        raise SettingsError("--classes gives two layers one code; give each layer a code of its own")
     for name, code in classes.items():
         if not 1 <= code <= NODATA - 1:
             raise SettingsError(f"--classes gives {name} the code {code}; layers have codes 1-254")

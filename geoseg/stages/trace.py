@@ -32,6 +32,8 @@ arithmetic on coordinates, and are the same for any cut.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ from geoseg.errors import InputError
 from geoseg.lattice import Window
 from geoseg.rings import Boundaries
 
-__all__ = ["trace_chunk"]
+__all__ = ["has_compiled", "trace_chunk"]
 
 # Directions. Four pixels and four cracks meet at a corner; seen from it, crack d leads in direction d.
 EAST, SOUTH, WEST, NORTH = 0, 1, 2, 3
@@ -99,6 +101,12 @@ def trace_chunk(labels: NDArray[np.int32], window: Window, scene_shape: tuple[in
         start=_scene_keys(start, shape[1], window, scene_shape),
         following=_scene_keys(following, shape[1], window, scene_shape),
     )
+
+
+def has_compiled() -> bool:
+    """Whether the kernels of this module lie compiled on this machine's disk, from this run or an earlier one."""
+    folder = Path(_walk_all.stats.cache_path or "")
+    return any(folder.glob(f"{__name__.rpartition('.')[2]}._walk_all-*.nbi"))
 
 
 def _make_turns() -> NDArray[np.uint8]:

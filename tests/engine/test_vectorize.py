@@ -349,6 +349,7 @@ def test_a_scene_is_no_mask(land, tmp_path):
     [
         ({"field": 1, "edge": 2}, ((1, 2),), "edge=2"),
         ({"field": 300}, (), "300"),
+        ({"field": 1, "crop": 1}, (), "two layers one code"),
         ({"ground": 0}, (), "0"),
     ],
 )
@@ -380,3 +381,9 @@ def test_a_scene_whose_corners_lie_off_the_earth(write_mask, tmp_path):
         "class_1": (1, None),
         "class_2": (1, None),
     }
+
+
+def test_a_chunk_may_be_larger_than_any_memory(write_mask, tmp_path):
+    whole = Execution(serial=True, chunk=1_000_000)
+    result = geoseg.vectorize(write_mask(MASKS["realistic"]), tmp_path / "out", execution=whole)
+    assert result.layers["class_1"].polygons > 0
