@@ -115,7 +115,7 @@ def show_result(result: Result) -> None:
     stages.add_row("all", f"{sum(stage.seconds for stage in result.stages):.2f}", "")
     console.print(stages)
     console.print(
-        f"{result.directory}: {', '.join(result.files)}, run.json",
+        f"{result.directory}: {', '.join((*result.files, 'run.json'))}",
         highlight=False,
         soft_wrap=True,
         markup=False,
