@@ -17,6 +17,7 @@ from affine import Affine
 from hypothesis import HealthCheck, settings
 from rasterio.enums import ColorInterp, Resampling
 
+from geoseg.cli import main
 from geoseg.engine.kernels import StoredMask, VectorJob, label, vectorize_window
 from geoseg.engine.store import Store
 from geoseg.lattice import Chunk, Window
@@ -251,3 +252,19 @@ def vector_half() -> type[VectorHalf]:
 @pytest.fixture(scope="session")
 def vectorize() -> Callable[..., Polygons]:
     return vectorize_in_chunks
+
+
+@pytest.fixture
+def geoseg(capsys):
+    """Calls the command line; gives (exit code, standard output, standard error)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call

@@ -35,7 +35,7 @@ from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import InputError, SceneError, SettingsError
 from geoseg.export.cog import write_cog
 from geoseg.export.rows import Layer, read_layers, write_rows
-from geoseg.export.vectors import FORMATS, write_layers
+from geoseg.export.vectors import check_formats, write_layers
 from geoseg.lattice import Chunk, Lattice, Window
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
@@ -45,7 +45,7 @@ from geoseg.stages.polygons import Ground
 from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
 from geoseg.stages.trace import has_compiled
 
-__all__ = ["check_formats", "run", "vectorize"]
+__all__ = ["run", "vectorize"]
 
 _ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
 _WIDEST_PX = 64  # of openings, whose work grows with the width
@@ -206,17 +206,6 @@ def vectorize(
         result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
         output.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
     return result
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuses vector formats that geoseg does not write.
-
-    Raises:
-        SettingsError: naming those that it does.
-    """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise SettingsError(f"--formats names {', '.join(unknown)}; geoseg writes {', '.join(FORMATS)}")
 
 
 def _warn_of_compilation(progress: Progress) -> None:

@@ -7,24 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from geoseg.cli import main
-
-
-@pytest.fixture
-def geoseg(capsys):
-    """Calls the command line; gives (exit code, standard output, standard error)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
-
 
 def test_run_ends_with_the_tables(geoseg, land, small_card, tmp_path):
     options = ["--model", small_card, "--serial", "--formats", "geojson,parquet,gpkg,fgb"]

@@ -17,6 +17,8 @@ import geoseg
 from geoseg import Execution, VectorSettings
 from geoseg.errors import SceneError, SettingsError
 
+from ..stages.masks import nested, spiral  # noqa: TID252  (the tests lie on no path)
+
 EXACT = VectorSettings(min_area_m2=0, simplify_m=0, formats=("parquet",))
 
 
@@ -69,32 +71,13 @@ def canonical(geometries) -> list[bytes]:
     return sorted(shapely.to_wkb(shapely.normalize(np.asarray(geometries))))
 
 
-def spiral(rows: int, cols: int) -> np.ndarray:
-    """A one-pixel path that winds inwards, one pixel between its turns."""
-    mask = np.zeros((rows, cols), np.uint8)
-    for first in range(0, (min(rows, cols) + 1) // 2, 2):
-        last_row, last_col = rows - 1 - first, cols - 1 - first
-        mask[first, max(first - 2, 0) : last_col + 1] = 1
-        mask[first : last_row + 1, last_col] = 1
-        mask[last_row, first : last_col + 1] = 1
-        mask[min(first + 2, last_row) : last_row + 1, first] = 1
-    return mask
-
-
-def rings(rows: int, cols: int) -> np.ndarray:
-    """Rings of three codes within each other, one pixel wide."""
-    row, col = np.ogrid[:rows, :cols]
-    depth = np.minimum(np.minimum(row, rows - 1 - row), np.minimum(col, cols - 1 - col))
-    return (depth % 3).astype(np.uint8)
-
-
 MASKS = {
     "few pixels": np.random.default_rng(9).choice(np.array([0, 1, 1, 2, 255], np.uint8), (11, 14)),
     "noise": np.random.default_rng(1).integers(0, 4, (61, 83), dtype=np.uint8),
     "realistic": realistic(230, 310, 2),
     "checkerboard": (np.indices((40, 41)).sum(axis=0) % 2 + 1).astype(np.uint8),
     "spiral": spiral(45, 70),
-    "nested rings": rings(45, 70),
+    "nested rings": nested(45, 70),
     "one-pixel lines": (np.indices((45, 70)).sum(axis=0) // 9 % 2 * 2 + np.indices((45, 70))[0] % 2).astype(np.uint8),
     "more than a thousand pixels": realistic(1012, 1030, 4),
     "one class": np.full((33, 70), 7, np.uint8),

@@ -13,7 +13,6 @@ import rasterio
 from PIL import Image
 from scipy import ndimage
 
-from geoseg.cli import main
 from geoseg.errors import InputError
 from geoseg.evaluation import judge
 from geoseg.evaluation.evaluate import evaluate
@@ -25,22 +24,6 @@ from geoseg.settings import EvaluationSettings
 
 CODES = {"water": 1, "road": 2, "field": 3}
 SETTINGS = EvaluationSettings(classes=tuple(CODES.items()), resamples=200)
-
-
-@pytest.fixture
-def geoseg(capsys):
-    """Calls the command line; gives (exit code, standard output, standard error)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture

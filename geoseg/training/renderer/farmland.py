@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -59,14 +57,6 @@ CROPS: dict[Season, dict[str, float]] = {
         "ploughed": 1,
     },
 }
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A boundary between two parcels and how much is left free along it."""
-
-    line: LineString
-    gap_m: float
 
 
 def _split(rng: np.random.Generator, piece: Polygon, heading: float, swing_m: float) -> LineString | None:
