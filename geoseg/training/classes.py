@@ -1,0 +1,38 @@
+"""What a network is to learn: its classes, and the channels that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["TrainClass", "channel_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainClass:
+    """One class of a model to be.
+
+    Attributes:
+        name: of the class, and of its layer.
+        code: in masks, 1-254.
+        colour: (red, green, blue), 0-255.
+        instances: its objects are told apart: touching ones must come apart.
+        boundary: they come apart by a channel of their own: the inner band along each object's whole outline. Without
+            it a gap of a pixel is left on either side where objects touch.
+        boundary_px: width of that band in pixels of the crop.
+        boundary_code: of the boundary in masks, 1-254; 0 where there is none.
+    """
+
+    name: str
+    code: int
+    colour: tuple[int, int, int]
+    instances: bool = False
+    boundary: bool = False
+    boundary_px: int = 2
+    boundary_code: int = 0
+
+
+def channel_names(classes: Sequence[TrainClass]) -> tuple[str, ...]:
+    """Names of a network's channels: the classes in order, then the boundaries of those that have one."""
+    bounded = [f"{entry.name}_boundary" for entry in classes if entry.boundary]
+    return (*(entry.name for entry in classes), *bounded)
