@@ -37,7 +37,7 @@ ROOMS_OF = {
     "dask": {"engine/executor.py", "engine/cluster.py"},
     "distributed": {"engine/executor.py", "engine/cluster.py"},
     "rasterio": {"scene.py", "export/cog.py"},
-    "torch": {"models/architectures.py", "models/runtimes.py", "training/", "engine/workflow.py"},
+    "torch": {"stages/refine.py", "models/architectures.py", "models/runtimes.py", "training/", "engine/workflow.py"},
     "click": {"cli.py"},
     "rich": {"console.py"},
     "cv2": {"training/"},
