@@ -26,7 +26,8 @@ from geoseg.engine.progress import Advance
 if TYPE_CHECKING:
     from geoseg.engine.plan import Plan
     from geoseg.engine.result import Result
-    from geoseg.evaluation.report import Figure, Report
+    from geoseg.evaluation.bootstrap import Figure
+    from geoseg.evaluation.report import Report
     from geoseg.models.card import Card
     from geoseg.scene import Scene
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from geoseg.atomic import staged
 from geoseg.codes import NODATA
+from geoseg.evaluation.bootstrap import Figure
 from geoseg.evaluation.judge import look
-from geoseg.evaluation.report import Figure, Report, Spot
+from geoseg.evaluation.report import Report, Spot
 from geoseg.evaluation.sources import read_on
 from geoseg.evaluation.subjects import Subject
 from geoseg.lattice import Window

@@ -1,10 +1,7 @@
 """Figures of one or several scenes, with 95 % intervals, and as plain JSON values.
 
 Counts are pooled: the figures of several scenes are those of one large scene, never means of scenes. With two scenes or
-more each figure has an interval by the bootstrap over scenes (B. Efron, R. Tibshirani, *An introduction to the
-bootstrap*, 1993, chapter 13: percentiles): scenes are drawn with replacement, as many as there are, the figure is
-computed of the draw, and 2.5 and 97.5 % of many draws bound the interval. The draws are the same for every figure and
-every call.
+more each figure has an interval by the bootstrap over scenes, see `geoseg.evaluation.bootstrap`.
 """
 
 from __future__ import annotations
@@ -16,30 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.evaluation.bootstrap import Figure, draw_scenes, ratio, to_figure
 from geoseg.evaluation.calibration import bin_levels, expected_error
 from geoseg.evaluation.judge import Tally
 from geoseg.evaluation.objects import average_precision
 from geoseg.settings import EvaluationSettings
 
-__all__ = ["Figure", "Report", "Spot", "summarise"]
+__all__ = ["Report", "Spot", "summarise"]
 
-SEED = 0
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One number.
-
-    Attributes:
-        value: None where there is nothing to judge.
-        low: lower end of the 95 % interval; None with one scene.
-        high: upper end.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +110,7 @@ def summarise(tallies: Sequence[Tally], settings: EvaluationSettings, worst: Seq
     """
     names = [name for name, _ in settings.classes]
     roads = [name for name in settings.roads if name in names]
-    draws = _draws(len(tallies), settings.resamples)
+    draws = draw_scenes(len(tallies), settings.resamples)
 
     def pooled(of: Callable[[Tally], Floats]) -> Floats:
         """Sums over each draw's scenes."""
@@ -140,11 +122,11 @@ def summarise(tallies: Sequence[Tally], settings: EvaluationSettings, worst: Seq
         found = figures[name]
         hits = confusion[:, place + 1, place + 1]
         truth, guess = confusion[:, place + 1].sum(axis=1), confusion[:, :, place + 1].sum(axis=1)
-        found["iou"] = _ratio(hits, truth + guess - hits)
-        found["f1"] = _ratio(2 * hits, truth + guess)
-        found["precision"], found["recall"] = _ratio(hits, guess), _ratio(hits, truth)
+        found["iou"] = ratio(hits, truth + guess - hits)
+        found["f1"] = ratio(2 * hits, truth + guess)
+        found["precision"], found["recall"] = ratio(hits, guess), ratio(hits, truth)
         found |= _near(edges[:, place], "boundary")
-        found["boundary_iou"] = _ratio(bands[:, place, 0], bands[:, place, 1])
+        found["boundary_iou"] = ratio(bands[:, place, 0], bands[:, place, 1])
         found |= _object_figures([one.detections[place] for one in tallies], draws)
     if roads:
         relaxed, paths = pooled(lambda one: one.relaxed), pooled(lambda one: one.paths)
@@ -153,8 +135,8 @@ def summarise(tallies: Sequence[Tally], settings: EvaluationSettings, worst: Seq
     iou = np.stack([found["iou"] for found in figures.values()])
     counted = np.isfinite(iou)
     overall = {
-        "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))),
-        "mean_iou": _ratio(np.where(counted, iou, 0.0).sum(axis=0), counted.sum(axis=0)),
+        "accuracy": ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))),
+        "mean_iou": ratio(np.where(counted, iou, 0.0).sum(axis=0), counted.sum(axis=0)),
     }
     reliability = None
     if all(one.levels is not None for one in tallies):
@@ -172,8 +154,8 @@ def summarise(tallies: Sequence[Tally], settings: EvaluationSettings, worst: Seq
     return Report(
         scenes=tuple(one.name for one in tallies),
         settings=settings,
-        classes={name: {key: _figure(values) for key, values in found.items()} for name, found in figures.items()},
-        overall={key: _figure(values) for key, values in overall.items()},
+        classes={name: {key: to_figure(values) for key, values in found.items()} for name, found in figures.items()},
+        overall={key: to_figure(values) for key, values in overall.items()},
         confusion=tuple(tuple(row) for row in confusion[0].astype(np.int64).tolist()),
         reliability=reliability,
         counts=counts,
@@ -198,27 +180,12 @@ def _levels(one: Tally) -> Floats:
     return np.zeros(0) if one.levels is None else one.levels
 
 
-def _draws(scenes: int, resamples: int) -> Floats:
-    """How often each scene counts: first each once, then in each draw; (1 + resamples, scenes), or (1, 1)."""
-    whole = np.ones((1, scenes))
-    if scenes < 2:
-        return whole
-    drawn = np.random.default_rng(SEED).multinomial(scenes, np.full(scenes, 1 / scenes), size=resamples)
-    return np.concatenate([whole, drawn.astype(np.float64)])
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Quotients; NaN over nothing."""
-    quotient: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
-    return quotient
-
-
 def _near(counts: Floats, prefix: str) -> dict[str, Floats]:
     """Precision, recall and F1 of counts (draws, 4) of what lies near its counterpart.
 
     F1 is 0, not unknown, where one side alone has pixels.
     """
-    precision, recall = _ratio(counts[:, 1], counts[:, 0]), _ratio(counts[:, 3], counts[:, 2])
+    precision, recall = ratio(counts[:, 1], counts[:, 0]), ratio(counts[:, 3], counts[:, 2])
     either = np.isfinite(precision) | np.isfinite(recall)
     p, r = np.nan_to_num(precision), np.nan_to_num(recall)
     f1 = np.divide(2 * p * r, p + r, out=np.where(either, 0.0, np.nan), where=p + r > 0)
@@ -227,7 +194,7 @@ def _near(counts: Floats, prefix: str) -> dict[str, Floats]:
 
 def _path_figures(paths: Floats) -> dict[str, Floats]:
     """APLS and its two halves of sums (draws, 6), and how many of the true ways are there at whatever length."""
-    missing, invented = _ratio(paths[:, 0], paths[:, 2]), _ratio(paths[:, 3], paths[:, 5])
+    missing, invented = ratio(paths[:, 0], paths[:, 2]), ratio(paths[:, 3], paths[:, 5])
     either = np.isfinite(missing) | np.isfinite(invented)
     one, other = np.nan_to_num(missing), np.nan_to_num(invented)
     apls = np.divide(2 * one * other, one + other, out=np.where(either, 0.0, np.nan), where=one + other > 0)
@@ -235,7 +202,7 @@ def _path_figures(paths: Floats) -> dict[str, Floats]:
         "apls": apls,
         "apls_truth_to_prediction": missing,
         "apls_prediction_to_truth": invented,
-        "connected": _ratio(paths[:, 1], paths[:, 2]),
+        "connected": ratio(paths[:, 1], paths[:, 2]),
     }
 
 
@@ -257,22 +224,12 @@ def _object_figures(detections: Sequence[Any], draws: Floats) -> dict[str, Float
         ]
     )
     return {
-        "object_f1": _ratio(2 * hit, 2 * hit + wrong + missed),
-        "object_precision": _ratio(hit, hit + wrong),
-        "object_recall": _ratio(hit, hit + missed),
-        "pq": _ratio(shared, sure + (loose + lost) / 2),
-        "sq": _ratio(shared, sure),
-        "rq": _ratio(sure, sure + (loose + lost) / 2),
+        "object_f1": ratio(2 * hit, 2 * hit + wrong + missed),
+        "object_precision": ratio(hit, hit + wrong),
+        "object_recall": ratio(hit, hit + missed),
+        "pq": ratio(shared, sure + (loose + lost) / 2),
+        "sq": ratio(shared, sure),
+        "rq": ratio(sure, sure + (loose + lost) / 2),
         "ap50": precision[:, 0],
         "ap50_95": precision.mean(axis=1),
     }
-
-
-def _figure(values: Floats) -> Figure:
-    """A figure of the whole, first, and of all draws."""
-    whole = float(values[0]) if np.isfinite(values[0]) else None
-    drawn = values[1:][np.isfinite(values[1:])]
-    if whole is None or not drawn.size:
-        return Figure(whole)
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-    return Figure(whole, low, high)
