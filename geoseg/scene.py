@@ -60,6 +60,7 @@ STRETCH = 0.01  # a projection that stretches lengths by more than this is not t
 SAME_GSD = 1e-3  # a GSD this close to the raster's own is the raster's own: resampling would only blur
 OBLONG = 1.01  # a pixel longer than wide by more than this is made square with its GSD
 NEARLY = 1 - 1e-6
+OWN_PLANE = "+proj=tmerc +ellps=WGS84 +units=m"  # true to length around its origin
 SNAP_PX = 1e-3  # bounds this close to a pixel's edge lie on it
 
 
@@ -120,17 +121,21 @@ class Scene:
     _level: int | None = dataclasses.field(repr=False)  # the overview read from; None: full resolution
     _overviews: tuple[int, ...] = dataclasses.field(repr=False)  # decimation of each overview
     _masked: bool = dataclasses.field(repr=False)  # has a mask of the dataset, other than alpha
+    _placeless: bool = dataclasses.field(repr=False)  # the file has no place, and lies on a plane of its own
     _source: _Source = dataclasses.field(repr=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Scene:
+    def open(cls, path: str | os.PathLike[str], *, gsd_m: float | None = None) -> Scene:
         """Return the scene in a raster file; only its header is read.
 
         Args:
             path: A local file, a URL, or anything else that GDAL opens.
+            gsd_m: Metres per pixel of a raster without georeference, such as a labelled chip: it then lies at the
+                origin of a plane of its own. None asks for a raster with its place on the ground.
 
         Raises:
-            SceneError: No such file, not a raster, no CRS, no geotransform, or a type that geoseg cannot use.
+            SceneError: No such file, not a raster, no CRS, no geotransform (or one, and a GSD was given), or a type
+                that geoseg cannot use.
         """
         given = os.fspath(path)
         shown = _shown(given)
@@ -141,12 +146,13 @@ class Scene:
         with _one_line(name, "cannot be opened as a raster", SceneError), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(name) as dataset:
-                _refuse(dataset, shown)
+                _refuse_kind(dataset, shown)
+                transform, crs = _place(dataset, shown, gsd_m)
                 bands = _bands(dataset)
                 size = dataset.height, dataset.width
-                edges_m = _edges_m(dataset.transform, dataset.crs, *size)
-                gsd_m = math.sqrt(edges_m[0] * edges_m[1])
-                if not (math.isfinite(gsd_m) and gsd_m > 0):
+                edges_m = _edges_m(transform, crs, *size)
+                native_gsd_m = math.sqrt(edges_m[0] * edges_m[1])
+                if not (math.isfinite(native_gsd_m) and native_gsd_m > 0):
                     raise SceneError(f"{shown}: its coordinates lie nowhere in its CRS; set the CRS that they are in")
                 overviews = {tuple(dataset.overviews(band.index)) for band in bands}
                 masked = any(
@@ -156,15 +162,15 @@ class Scene:
                     path=name,
                     height=dataset.height,
                     width=dataset.width,
-                    transform=dataset.transform,
-                    crs=dataset.crs,
+                    transform=transform,
+                    crs=crs,
                     bands=bands,
                     dtype=bands[0].dtype,
-                    gsd_m=gsd_m,
-                    native_gsd_m=gsd_m,
+                    gsd_m=native_gsd_m,
+                    native_gsd_m=native_gsd_m,
                     datetime=_datetime(dataset),
                     _native=size,
-                    _base=dataset.transform,
+                    _base=transform,
                     _edges_m=edges_m,
                     _scale=(1.0, 1.0),
                     _grid=size,
@@ -172,6 +178,7 @@ class Scene:
                     _level=None,
                     _overviews=overviews.pop() if len(overviews) == 1 else (),
                     _masked=masked,
+                    _placeless=gsd_m is not None,
                     _source=_source(name, _stamp(dataset) if local else ""),
                 )
 
@@ -433,10 +440,12 @@ class _Reader:
         self._bands = scene.bands
         self._masked = scene._masked  # noqa: SLF001 - one half of the same thing
         options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001
-        with _one_line(self._path, "cannot be opened", ReadError):
+        with _one_line(self._path, "cannot be opened", ReadError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Scene.open` has asked
             self._full = rasterio.open(scene.path)
             self._data = rasterio.open(scene.path, **options) if options else self._full
-        facts = (self._full.height, self._full.width), self._full.count, self._full.crs
+        crs = scene.crs if scene._placeless else self._full.crs  # noqa: SLF001
+        facts = (self._full.height, self._full.width), self._full.count, crs
         if facts != (scene._native, len(scene.bands), scene.crs):  # noqa: SLF001
             raise SceneError(f"{_shown(self._path)}: the file has changed since the scene was opened; open it again")
         self.height, self.width = int(self._data.height), int(self._data.width)
@@ -575,8 +584,8 @@ def _shown(path: str) -> str:
     return path.split("?", 1)[0] if "://" in path or path.startswith("/vsi") else path
 
 
-def _refuse(dataset: Any, shown: str) -> None:
-    """Raise SceneError, in words, for a raster that geoseg cannot use."""
+def _refuse_kind(dataset: Any, shown: str) -> None:
+    """Raise SceneError, in words, for a raster whose bands geoseg cannot use."""
     if not dataset.count:
         inner = (
             f"; it holds {len(dataset.subdatasets)} others, such as {dataset.subdatasets[0]}"
@@ -589,7 +598,17 @@ def _refuse(dataset: Any, shown: str) -> None:
         raise SceneError(f"{shown}: bands of different types ({', '.join(types)}); one type is expected")
     if types[0] not in DTYPES:
         raise SceneError(f"{shown}: bands of type {types[0]}; whole or real numbers are expected")
+
+
+def _place(dataset: Any, shown: str, gsd_m: float | None) -> tuple[Affine, CRS]:
+    """Return a raster's transform and CRS; raise SceneError, in words, where it has none that geoseg can use."""
     transform = dataset.transform
+    if gsd_m is not None:
+        if not (math.isfinite(gsd_m) and gsd_m > 0):
+            raise SettingsError(f"a GSD of {gsd_m} m; a positive number of metres per pixel is expected")
+        if transform != Affine.identity() and dataset.crs:
+            raise SceneError(f"{shown}: a GSD of {gsd_m:g} m is given, but it has a place and a GSD of its own")
+        return Affine(gsd_m, 0.0, 0.0, 0.0, -gsd_m, 0.0), CRS.from_string(OWN_PLANE)
     if transform == Affine.identity():
         way = "only ground control points" if dataset.gcps[0] else "no geotransform"
         raise SceneError(f"{shown}: {way}; a georeferenced raster is expected (see gdalwarp or gdal_translate -a_ullr)")
@@ -599,6 +618,7 @@ def _refuse(dataset: Any, shown: str) -> None:
         raise SceneError(f"{shown}: no CRS; set it first, for example with gdal_edit.py -a_srs EPSG:32614")
     if not (dataset.crs.is_projected or dataset.crs.is_geographic):
         raise SceneError(f"{shown}: its CRS is neither projected nor geographic; set one that is")
+    return transform, dataset.crs
 
 
 def _bands(dataset: Any) -> tuple[Band, ...]:

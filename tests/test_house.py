@@ -23,6 +23,8 @@ FLOORS = {
     "resample": 0,
     "rings": 0,
     "scene": 1,
+    "grids": 2,
+    "shapes": 2,
     "stages": 2,
     "export": 3,
     "models": 3,

@@ -20,6 +20,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
@@ -863,3 +864,22 @@ class TestBurn:
         around = scene.burn(scene.window.pad(5), shapes, [7, 9])
         assert np.array_equal(around[5:-5, 5:-5], burnt)
         assert not scene.burn(scene.window, [], []).any()
+
+
+def test_a_raster_without_a_place_lies_on_a_plane_of_its_own(write_raster, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 40, 50)).astype(np.uint8)
+    path = tmp_path / "chip.png"
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+    with pytest.raises(SceneError, match="no geotransform"):
+        Scene.open(path)
+    scene = Scene.open(path, gsd_m=0.3)
+    assert (scene.gsd_m, scene.width, scene.height) == (pytest.approx(0.3), 50, 40)
+    assert scene.pixel_m == pytest.approx((0.3, 0.3))
+    assert np.array_equal(scene.read(scene.window, (1, 2, 3))[0], pixels)
+    again = pickle.loads(pickle.dumps(scene))
+    assert np.array_equal(again.read(Window(5, 6, 7, 8), (2,))[0], pixels[1:2, 6:14, 5:12])
+    placed = write_raster(pixels, "placed.tif")
+    with pytest.raises(SceneError, match="a GSD of its own"):
+        Scene.open(placed, gsd_m=0.3)
+    with pytest.raises(SettingsError, match="positive"):
+        Scene.open(path, gsd_m=0.0)

@@ -16,8 +16,9 @@ from geoseg.evaluation.boundary import count_bands, count_near, find_edges, grow
 from geoseg.evaluation.calibration import count_levels
 from geoseg.evaluation.networks import compare_networks
 from geoseg.evaluation.objects import Detections, ObjectTable
-from geoseg.evaluation.sources import PolygonSource, read_band
+from geoseg.evaluation.sources import PolygonSource
 from geoseg.evaluation.subjects import Subject
+from geoseg.grids import read_band
 from geoseg.lattice import Window
 from geoseg.settings import EvaluationSettings
 

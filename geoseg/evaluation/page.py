@@ -20,8 +20,8 @@ from geoseg.codes import NODATA
 from geoseg.evaluation.bootstrap import Figure
 from geoseg.evaluation.judge import look
 from geoseg.evaluation.report import Report, Spot
-from geoseg.evaluation.sources import read_on
 from geoseg.evaluation.subjects import Subject
+from geoseg.grids import read_on
 from geoseg.lattice import Window
 
 __all__ = ["HEADINGS", "png", "write_page"]

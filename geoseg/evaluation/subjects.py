@@ -20,11 +20,11 @@ from geoseg.evaluation.sources import (
     PolygonSource,
     Source,
     find_record,
-    is_vector,
-    open_band,
 )
+from geoseg.grids import open_band
 from geoseg.scene import Scene
 from geoseg.settings import EvaluationSettings
+from geoseg.shapes import is_vector
 
 __all__ = ["Extras", "Subject", "find_subjects"]
 

@@ -10,7 +10,6 @@ noise are `geoseg.training.augment`'s.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,17 +147,15 @@ class Sampler:
             crop = blur(crop, float(np.exp(rng.uniform(0.0, np.log(self.blur_factor)))))
         return self.finish(crop, source.name)
 
-    def view(self, picture: Picture, window: Window, gsd_m: float, source: str) -> Sample:
+    def view(self, picture: Picture, window: Window, source: str) -> Sample:
         """Show a window of a picture as it is, without chance: for validation.
 
         Args:
             picture: any.
             window: of its pixels, square; it may stick out.
-            gsd_m: of the sample.
             source: name to give it.
         """
-        crop = resize(picture.read(window), self.size, self.size)
-        return self.finish(dataclasses.replace(crop, gsd_m=gsd_m), source)
+        return self.finish(resize(picture.read(window), self.size, self.size), source)
 
     def finish(self, crop: Crop, source: str) -> Sample:
         """Turn a crop into a sample: channels, boundaries, weights."""

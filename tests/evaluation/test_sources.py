@@ -8,9 +8,10 @@ from affine import Affine
 from rasterio.features import rasterize
 
 from geoseg.errors import InputError
-from geoseg.evaluation.sources import InstanceSource, MaskSource, PolygonSource, is_vector
+from geoseg.evaluation.sources import InstanceSource, MaskSource, PolygonSource
 from geoseg.lattice import Window
 from geoseg.scene import Scene
+from geoseg.shapes import is_vector
 
 CODES = {"water": 1, "field": 3}
 

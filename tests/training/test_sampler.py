@@ -62,7 +62,7 @@ def test_samples_carry_the_gap_and_its_weight_and_leave_parking_unknown() -> Non
 def test_a_boundary_is_a_channel_of_its_own_and_taken_out_of_its_class() -> None:
     sampler = Sampler([Source("made", [picture(200)], 1.0, (1.0, 1.0))], BOUNDED, size=64)
     assert sampler.channels == ("water", "road", "field", "parking", "field_boundary")
-    sample = sampler.view(picture(64), Window(0, 0, 64, 64), 1.0, "made")
+    sample = sampler.view(picture(64), Window(0, 0, 64, 64), "made")
     inside, band = sample.target[FIELD], sample.target[4]
     assert not (inside & band).any()
     assert np.array_equal(inside | band, picture(64).instances.astype(bool))
@@ -77,7 +77,7 @@ def test_a_class_whose_objects_are_merged_says_nothing_of_boundaries_inside_it()
     merged = picture(64)
     merged = Crop("merged", merged.image, merged.present, merged.known, None, 1.0)
     sampler = Sampler([Source("merged", [merged], 1.0, (1.0, 1.0))], BOUNDED, size=64)
-    sample = sampler.view(merged, Window(0, 0, 64, 64), 1.0, "merged")
+    sample = sampler.view(merged, Window(0, 0, 64, 64), "merged")
     there = picture(64).instances > 0
     assert not sample.target[4].any()
     assert np.array_equal(sample.weight[4] == 0, there)
