@@ -43,6 +43,8 @@ ROOMS_OF = {
     "click": {"cli.py"},
     "rich": {"console.py"},
     "cv2": {"training/"},
+    "kornia": {"training/augment.py"},
+    "pytorch_lightning": {"training/"},
     "PIL": {"training/"},
 }
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import ModelError, SettingsError
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD
-from geoseg.training.losses import LossTerms, known_bce_dice
+from geoseg.training.losses import LossTerms, known_loss
 
 __all__ = ["Batch", "Batches", "Progress", "TrainSettings", "Trainer", "learning_rate_factor", "normalise"]
 
@@ -199,8 +199,8 @@ class Trainer:
                         self.share(),
                         self.elapsed_s,
                         float(terms.total),
-                        tuple(terms.bce.tolist()),
-                        tuple(terms.dice.tolist()),
+                        tuple(terms.parts["ce"].tolist()),
+                        tuple(terms.parts["dice"].tolist()),
                     )
                 )
             if checkpoint is not None and now - saved >= self.settings.checkpoint_every_s:
@@ -229,12 +229,12 @@ class Trainer:
         if self.settings.class_weight is not None:
             class_weight = torch.tensor(self.settings.class_weight, device=self._device)
         self._optimiser.zero_grad(set_to_none=True)
-        terms = known_bce_dice(
+        terms = known_loss(
             self.network(normalise(images)),
             target.float(),
             weight,
             class_weight=class_weight,
-            dice_share=self.settings.dice_share,
+            losses={"ce": 1.0 - self.settings.dice_share, "dice": self.settings.dice_share},
         )
         if not torch.isfinite(terms.total):
             raise ModelError(f"the loss is {float(terms.total.detach())} at step {self.step}; lower the learning rate")
@@ -243,7 +243,7 @@ class Trainer:
         self._optimiser.step()
         self.step += 1
         self._average()
-        return LossTerms(terms.total.detach(), terms.bce, terms.dice)
+        return LossTerms(terms.total.detach(), terms.parts)
 
     def _train_mode(self) -> None:
         self.network.train()
