@@ -22,24 +22,24 @@ def strong() -> Augmenter:
 
 
 def test_a_sample_is_a_function_of_seed_and_index(strong: Augmenter) -> None:
-    before = [strong(image(), index) for index in range(12)]
+    before = [strong(image(), index) for index in range(8)]
     torch.manual_seed(99)
     random.seed(99)
     np.random.seed(99)  # noqa: NPY002 - the old generator must not matter either
     state = torch.get_rng_state()
     again = Augmenter("strong", seed=7)
-    assert all(torch.equal(again(image(), index), before[index]) for index in reversed(range(12)))
+    assert all(torch.equal(again(image(), index), before[index]) for index in reversed(range(8)))
     assert torch.equal(torch.get_rng_state(), state)  # others' random numbers stay as they were
     other = Augmenter("strong", seed=8)
-    assert sum(torch.equal(other(image(), index), before[index]) for index in range(12)) <= 1
-    assert len({tuple(sample.flatten().tolist()) for sample in before}) >= 11
+    assert sum(torch.equal(other(image(), index), before[index]) for index in range(8)) <= 1
+    assert len({tuple(sample.flatten().tolist()) for sample in before}) >= 7
 
 
 def test_strong_changes_more_than_light_and_none_nothing(strong: Augmenter) -> None:
     plain = image()
 
     def change(augmenter: Augmenter) -> float:
-        return float(np.mean([(augmenter(plain, i).float() - plain.float()).abs().mean() for i in range(40)]))
+        return float(np.mean([(augmenter(plain, i).float() - plain.float()).abs().mean() for i in range(16)]))
 
     assert change(Augmenter("none", seed=7)) == 0.0
     assert 1.0 < change(Augmenter("light", seed=7)) < 0.7 * change(strong) < 40.0
@@ -57,7 +57,7 @@ def test_pixels_stay_where_they_are() -> None:
     checker = torch.zeros(3, 32, 32, dtype=torch.uint8)
     checker[:, :, 16:] = 200
     augmenter = Augmenter("strong", seed=3)
-    for index in range(20):
+    for index in range(8):
         changed = augmenter(checker, index).float().mean(0)
         assert changed[:, 20:].mean() > changed[:, :12].mean() + 20
 

@@ -90,7 +90,7 @@ def test_where_all_is_known_the_losses_are_those_of_segmentation_models_pytorch(
     theirs = {
         "ce": smp.SoftBCEWithLogitsLoss(),
         "focal": smp.FocalLoss("multilabel", gamma=2.0),
-        "dice": smp.DiceLoss("multilabel", smooth=1.0),
+        "dice": smp.DiceLoss("multilabel", smooth=0.5),
         "tversky": smp.TverskyLoss("multilabel", smooth=0.5, alpha=0.3, beta=0.7),
         "lovasz": smp.LovaszLoss("multilabel", per_image=False),
     }
