@@ -14,6 +14,7 @@ __all__ = [
     "EvaluationSettings",
     "Execution",
     "Precision",
+    "Refinement",
     "RunSettings",
     "SimplifyMethod",
     "VectorSettings",
@@ -22,6 +23,7 @@ __all__ = [
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+Refinement = Literal["none", "crf", "guided"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 
 

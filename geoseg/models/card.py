@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from geoseg.atomic import staged
 from geoseg.errors import ModelError, SettingsError
 from geoseg.settings import require_layer_names
 
-__all__ = ["Card", "CardClass"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
+__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "write_model"]
+
+Activation: TypeAlias = Literal["sigmoid", "softmax"]
+InputType: TypeAlias = Literal["uint8", "any"]
+
+CARD_SUFFIX = ".card.json"
+_CLASSICAL = {"index", "otsu"}  # families of architectures that have no weights
 _CODE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pt2", ".bin", ".jit"}
 
 
@@ -49,20 +59,32 @@ class Card:
         title: one line for people.
         version: of the weights.
         licence: SPDX identifier of the weights.
-        architecture: name known to ``geoseg.models.architectures``.
+        architecture: name known to ``geoseg.models.architectures``; ``index-...`` and ``otsu-...`` are segmenters
+            without weights, see ``geoseg.models.classical``.
         bands: common names, in the order in which the network takes them.
-        mean: subtracted from each band, in uint8 units.
-        std: each band is divided by it, in uint8 units.
+        mean: subtracted from each band, in units of the input.
+        std: each band is divided by it, in units of the input.
         gsd_range_m: (finest, coarsest) ground sampling distance, metres, that the model was trained for.
-        classes: what the mask's codes mean; the network has one sigmoid channel for each, in this order.
+        classes: what the mask's codes mean; the network has one channel for each, in this order.
         tile: side of a tile, pixels.
         halo: pixels of a tile's edge that are not trusted.
         stride: of the network; tile and halo are multiples of it.
-        weights: file name of the safetensors beside the card.
+        weights: file name of the safetensors beside the card; ``None`` for segmenters that need none.
         training_data: (name, licence, source) of each set.
         held_out: one row of figures per class and test set.
         halo_measured: share of pixels that differ from whole-image prediction, a row per image and halo.
         datetime: when the weights were trained, RFC 3339.
+        activation: "sigmoid", channels are independent of each other, and background is where all are below a half;
+            "softmax", exactly one holds, and a channel for background comes before those of the classes.
+        dtype: values of the input: "uint8", 0-255, to which scenes of other types are scaled; "any", as they are.
+        options: arguments of the network's class that differ from its defaults, see ``architectures.build``.
+        thresholds: of classical segmenters; empty where the scene decides.
+        automatic: whether the model may be chosen for a scene without being asked for.
+        intended_use: what the model is for, a line each.
+        known_failures: what it gets wrong, a line each.
+        pictures: file names of pictures of its predictions beside the card.
+        checksum: of the weights as the card states it, a hexadecimal multihash; empty if it does not.
+        download: where the weights came from, for a model of the zoo: ``url``, ``sha256`` and more; else empty.
     """
 
     path: Path
@@ -79,11 +101,21 @@ class Card:
     tile: int
     halo: int
     stride: int
-    weights: str
+    weights: str | None
     training_data: tuple[dict[str, str], ...]
     held_out: tuple[dict[str, Any], ...]
     halo_measured: tuple[dict[str, Any], ...]
     datetime: str
+    activation: Activation = "sigmoid"
+    dtype: InputType = "uint8"
+    options: tuple[tuple[str, Any], ...] = ()
+    thresholds: tuple[float, ...] = ()
+    automatic: bool = True
+    intended_use: tuple[str, ...] = ()
+    known_failures: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    checksum: str = ""
+    download: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Card:
@@ -105,8 +137,8 @@ class Card:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ModelError(f"{path} is not a readable model card: {error}; expected a STAC MLM item (JSON)") from None
         try:
-            card = cls._from_item(path, item)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            card = cls.from_item(path, item)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{path} is not a complete model card: {type(error).__name__} {error}; "
                 "expected a STAC MLM item with geoseg: fields, as `geoseg models NAME --json` prints one"
@@ -115,8 +147,18 @@ class Card:
         return card
 
     @classmethod
-    def _from_item(cls, path: Path, item: dict[str, Any]) -> Card:
+    def from_item(cls, path: Path, item: dict[str, Any]) -> Card:
+        """The card that a STAC Item holds, unchecked; :meth:`read` is the way for files.
+
+        Args:
+            path: of the card's file; the weights lie beside it.
+            item: as :meth:`to_item` makes it.
+
+        Raises:
+            KeyError, TypeError, ValueError: something that every card has is not there.
+        """
         properties = item["properties"]
+        weights = item["assets"].get("weights", {})
         network_input, network_output = properties["mlm:input"][0], properties["mlm:output"][0]
         scaling = network_input["value_scaling"]
         low, high = properties["geoseg:gsd_range_m"]
@@ -139,11 +181,21 @@ class Card:
             tile=int(network_input["input"]["shape"][-1]),
             halo=int(properties["geoseg:halo"]),
             stride=int(properties["geoseg:stride"]),
-            weights=item["assets"]["weights"]["href"],
+            weights=weights["href"] if weights else None,
             training_data=tuple(properties["geoseg:training_data"]),
             held_out=tuple(properties["geoseg:held_out"]),
             halo_measured=tuple(properties["geoseg:halo_measured"]),
             datetime=properties["datetime"],
+            activation=_one_of(properties.get("geoseg:activation", "sigmoid"), "sigmoid", "softmax"),
+            dtype="uint8" if network_input["input"]["data_type"] == "uint8" else "any",
+            options=tuple(sorted(properties.get("geoseg:architecture_options", {}).items())),
+            thresholds=tuple(float(value) for value in properties.get("geoseg:thresholds", ())),
+            automatic=bool(properties.get("geoseg:automatic", True)),
+            intended_use=tuple(properties.get("geoseg:intended_use", ())),
+            known_failures=tuple(properties.get("geoseg:known_failures", ())),
+            pictures=tuple(properties.get("geoseg:pictures", ())),
+            checksum=weights.get("file:checksum", ""),
+            download=tuple(sorted(properties.get("geoseg:download", {}).items())),
         )
 
     def to_item(self) -> dict[str, Any]:
@@ -182,10 +234,10 @@ class Card:
                 "mlm:name": self.name,
                 "mlm:architecture": self.architecture,
                 "mlm:tasks": ["semantic-segmentation"],
-                "mlm:framework": "pytorch",
+                "mlm:framework": "pytorch" if self.weights else "numpy",
                 "mlm:total_parameters": self.parameters,
-                "mlm:pretrained": True,
-                "mlm:pretrained_source": "ImageNet",
+                "mlm:pretrained": bool(self.weights),
+                **({"mlm:pretrained_source": "ImageNet"} if self.weights else {}),
                 "mlm:batch_size_suggestion": 1,
                 "mlm:accelerator": "cuda",
                 "mlm:accelerator_constrained": False,
@@ -196,7 +248,7 @@ class Card:
                         "input": {
                             "shape": shape,
                             "dim_order": ["batch", "bands", "height", "width"],
-                            "data_type": "uint8",
+                            "data_type": "uint8" if self.dtype == "uint8" else "float32",
                         },
                         "value_scaling": scaling,
                         "resize_type": None,
@@ -207,7 +259,7 @@ class Card:
                         "name": "logits",
                         "tasks": ["semantic-segmentation"],
                         "result": {
-                            "shape": [-1, len(self.classes), self.tile, self.tile],
+                            "shape": [-1, self.planes, self.tile, self.tile],
                             "dim_order": ["batch", "class", "height", "width"],
                             "data_type": "float32",
                         },
@@ -221,29 +273,62 @@ class Card:
                 "geoseg:training_data": list(self.training_data),
                 "geoseg:held_out": list(self.held_out),
                 "geoseg:halo_measured": list(self.halo_measured),
+                **self._extras(),
             },
-            "assets": {
-                "weights": {
-                    "href": self.weights,
-                    "type": "application/octet-stream",
-                    "title": "weights, float16 safetensors",
-                    "roles": ["mlm:model", "mlm:weights"],
-                    "mlm:artifact_type": "safetensors",
-                    "file:size": self.weights_path.stat().st_size,
-                    "file:checksum": f"1220{self.weights_sha256}",
-                }
-            },
+            "assets": {"weights": self._asset()} if self.weights else {},
         }
+
+    def _extras(self) -> dict[str, Any]:
+        """What not every card has."""
+        extras = {
+            "geoseg:activation": self.activation if self.activation != "sigmoid" else None,
+            "geoseg:architecture_options": dict(self.options),
+            "geoseg:thresholds": list(self.thresholds),
+            "geoseg:automatic": None if self.automatic else False,
+            "geoseg:intended_use": list(self.intended_use),
+            "geoseg:known_failures": list(self.known_failures),
+            "geoseg:pictures": list(self.pictures),
+            "geoseg:download": dict(self.download),
+        }
+        return {key: value for key, value in extras.items() if value is False or value}
+
+    def _asset(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        if self.weights_path.is_file():  # weights of the zoo may still be elsewhere
+            facts = {"file:size": self.weights_path.stat().st_size, "file:checksum": f"1220{self.weights_sha256}"}
+        return {
+            "href": self.weights,
+            "type": "application/octet-stream",
+            "title": "weights, float16 safetensors",
+            "roles": ["mlm:model", "mlm:weights"],
+            "mlm:artifact_type": "safetensors",
+        } | facts
+
+    @property
+    def channels(self) -> int:
+        """Bands that the network takes."""
+        return len(self.bands)
+
+    @property
+    def planes(self) -> int:
+        """Planes of scores that the network gives: the classes', and with softmax one for background before them."""
+        return len(self.classes) + (self.activation == "softmax")
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights lie."""
+        """Where the weights lie.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        if self.weights is None:
+            raise ModelError(f"model {self.name} has no weights; it is a {self.architecture} segmenter")
         return self.path.parent / self.weights
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of the weights file, hexadecimal: the model's identity in a manifest."""
-        return hashlib.sha256(self.weights_path.read_bytes()).hexdigest()
+        """Digest of the weights file, hexadecimal, or of nothing: the model's identity in a manifest."""
+        return hashlib.sha256(self.weights_path.read_bytes() if self.weights else b"").hexdigest()
 
     @cached_property
     def digest(self) -> str:
@@ -262,11 +347,16 @@ class Card:
             self.tile,
             self.stride,
         ]
+        # nor does one whose network is of the first kind
+        if self.activation != "sigmoid" or self.dtype != "uint8" or self.options or self.thresholds:
+            facts.append([self.activation, self.dtype, self.options, self.thresholds])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
     def parameters(self) -> int:
         """Number of trained values in the weights."""
+        if self.weights is None:
+            return 0
         from safetensors import safe_open
 
         with safe_open(self.weights_path, framework="np") as weights:
@@ -294,6 +384,46 @@ class Card:
         return tuple((codes[entry.boundary_of], entry.code) for entry in self.classes if entry.boundary_of)
 
 
+def write_model(directory: Path, card: Card, state: Mapping[str, Tensor]) -> Card:
+    """Writes a model: a card, and its weights as float16 safetensors, both or none.
+
+    Args:
+        directory: where ``NAME.card.json`` and ``NAME.safetensors`` go; an older model of that name is replaced.
+        card: the model's; ``path`` and ``weights`` are set here.
+        state: the network's state dict. Floating point tensors are rounded to float16.
+
+    Returns:
+        the card as it lies in ``directory``.
+
+    Raises:
+        ModelError: the card is not sound, or a weight is not finite in float16.
+        OutputError: there is no such directory, or it cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    half = {
+        key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in state.items()
+    }
+    wrong = [key for key, value in half.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if wrong:
+        raise ModelError(f"weights {wrong[0]} of model {card.name} are not finite in float16; train on, or scale them")
+    path = directory / f"{card.name}{CARD_SUFFIX}"
+    with staged(path) as inside:
+        made = replace(card, path=inside, weights=f"{card.name}.safetensors")
+        save_file(half, made.weights_path, metadata={"format": "pt"})
+        inside.write_text(json.dumps(made.to_item(), indent=1, ensure_ascii=False), encoding="utf-8")
+        Card.read(inside)
+    return Card.read(path)
+
+
+def _one_of(value: str, *known: Any) -> Any:
+    if value not in known:
+        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+    return value
+
+
 def _colour(hint: str) -> tuple[int, int, int]:
     red, green, blue = bytes.fromhex(hint.removeprefix("#"))
     return red, green, blue
@@ -307,12 +437,17 @@ def _product(shape: list[int]) -> int:
 
 
 def _check(card: Card) -> None:
-    if Path(card.weights).suffix != ".safetensors":
+    family = card.architecture.partition("-")[0]
+    if (card.weights is None) != (family in _CLASSICAL):
+        raise ModelError(f"{card.path} has weights {card.weights} for the architecture {card.architecture}")
+    if card.weights is not None and Path(card.weights).suffix != ".safetensors":
         raise ModelError(f"{card.path} names the weights {card.weights}; geoseg loads .safetensors only")
-    if not card.weights_path.is_file():
+    if card.weights is not None and not card.weights_path.is_file():
         raise ModelError(f"the weights {card.weights} of model {card.name} are not beside its card {card.path}")
     if not len(card.bands) == len(card.mean) == len(card.std) > 0:
         raise ModelError(f"{card.path} has {len(card.bands)} bands but {len(card.mean)} scalings; one each is needed")
+    if not all(card.std):
+        raise ModelError(f"{card.path} divides a band by 0; give standard deviations above 0")
     if card.stride < 1 or card.tile % card.stride or card.halo % card.stride or card.tile <= 2 * card.halo:
         raise ModelError(
             f"{card.path} has tile {card.tile}, halo {card.halo}, stride {card.stride}; tile and halo must be "

@@ -6,16 +6,17 @@ from importlib.resources import files
 from pathlib import Path
 
 from geoseg.errors import ModelError
-from geoseg.models.card import Card
+from geoseg.models.card import CARD_SUFFIX, Card
 
 __all__ = ["available", "load"]
 
-_CARD_SUFFIX = ".card.json"
+_FOLDERS = ("weights", "cards")  # networks, segmenters without weights
 
 
 def _shipped() -> dict[str, Path]:
-    folder = Path(str(files("geoseg.models"))) / "weights"
-    return {path.name.removesuffix(_CARD_SUFFIX): path for path in sorted(folder.glob(f"*{_CARD_SUFFIX}"))}
+    here = Path(str(files("geoseg.models")))
+    found = [path for folder in _FOLDERS for path in sorted((here / folder).glob(f"*{CARD_SUFFIX}"))]
+    return {path.name.removesuffix(CARD_SUFFIX): path for path in found}
 
 
 def available() -> list[Card]:

@@ -54,6 +54,11 @@ def test_every_shipped_model_is_complete():
     assert "rgb-lite0" in {card.name for card in cards}
     for card in cards:
         assert card.licence
+        if card.weights is None:
+            assert not card.automatic
+            assert card.intended_use
+            assert card.known_failures
+            continue
         assert card.training_data
         assert {row["class"] for row in card.held_out} == {entry.name for entry in card.classes}
         assert card.weights_path.stat().st_size <= 25e6

@@ -1,13 +1,52 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from geoseg.errors import SettingsError
+from geoseg.errors import ModelError, SettingsError
 from geoseg.models import zoo
-from geoseg.models.runtimes import TorchRuntime, resolve_device, resolve_precision
+from geoseg.models.architectures import build
+from geoseg.models.card import CardClass, write_model
+from geoseg.models.runtimes import TorchRuntime, load_network, open_runtime, resolve_device, resolve_precision
 
 torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    """A small network with two classes and random weights."""
+    torch.manual_seed(1)
+    made = replace(
+        zoo.load("rgb-lite0"),
+        name="small",
+        architecture="unet-mobilenetv3_small_050",
+        classes=(CardClass(3, "field", (0, 255, 0)), CardClass(7, "water", (0, 0, 255))),
+    )
+    network = build(made.architecture, classes=2)
+    torch.nn.init.normal_(network.segmentation_head[0].weight, std=0.3)
+    return write_model(tmp_path_factory.mktemp("models"), made, network.state_dict())
+
+
+@pytest.fixture(scope="module")
+def soft_card(tmp_path_factory):
+    """The same for eight bands of any values, with softmax."""
+    torch.manual_seed(2)
+    made = replace(
+        zoo.load("rgb-lite0"),
+        name="soft",
+        architecture="unet-mobilenetv3_small_050",
+        activation="softmax",
+        dtype="any",
+        bands=tuple(f"band_{index}" for index in range(8)),
+        mean=(0.0,) * 8,
+        std=(3000.0,) * 8,
+        classes=(CardClass(3, "field", (0, 255, 0)), CardClass(4, "edge", (0, 0, 255), boundary_of="field")),
+    )
+    network = build(made.architecture, classes=3, bands=8)
+    torch.nn.init.normal_(network.segmentation_head[0].weight, std=0.3)
+    return write_model(tmp_path_factory.mktemp("models"), made, network.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -16,54 +55,88 @@ def tiles():
     return np.kron(rng.integers(0, 256, (2, 3, 16, 16)), np.ones((12, 12))).astype(np.uint8)
 
 
-def runtime(halo=32, precision="fp32"):
-    return TorchRuntime(zoo.load("rgb-lite0"), device="cpu", precision=precision, halo=halo)
+@pytest.fixture(scope="module")
+def deep_tiles():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.normal(1500, 2000, (1, 8, 8, 8)), np.ones((12, 12))).astype(np.float32)
 
 
-def test_codes_and_confidence(tiles):
-    mask, confidence = runtime()(tiles)
+def runtime(card, halo=32, precision="fp32", **options):
+    return open_runtime(card, device="cpu", precision=precision, halo=halo, **options)
+
+
+def scores_of(card, tiles):
+    mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (card.mean, card.std))
+    with torch.inference_mode():
+        logits = load_network(card).eval()(torch.from_numpy((tiles - mean) / std).float())
+        return (torch.sigmoid(logits) if card.activation == "sigmoid" else torch.softmax(logits, dim=1)).numpy()
+
+
+def test_codes_and_confidence(card, tiles):
+    mask, confidence = runtime(card)(tiles)
     assert mask.shape == confidence.shape == (2, 128, 128)
     assert mask.dtype == confidence.dtype == np.uint8
-    assert set(np.unique(mask)) <= {0, 1, 2, 3, 4}
+    assert set(np.unique(mask)) == {0, 3, 7}
     assert confidence.min() >= 127
     assert confidence.max() <= 254
 
 
-def test_halo_is_cropped_and_nothing_else(tiles):
-    whole, whole_confidence = runtime(halo=0)(tiles)
-    core, core_confidence = runtime(halo=32)(tiles)
+def test_halo_is_cropped_and_nothing_else(card, tiles):
+    whole, whole_confidence = runtime(card, halo=0)(tiles)
+    core, core_confidence = runtime(card, halo=32)(tiles)
     np.testing.assert_array_equal(core, whole[:, 32:-32, 32:-32])
     np.testing.assert_array_equal(core_confidence, whole_confidence[:, 32:-32, 32:-32])
 
 
-def test_same_tile_same_bits_whatever_else_ran(tiles):
-    infer = runtime()
+def test_same_tile_same_bits_whatever_else_ran(card, tiles):
+    infer = runtime(card)
     first = infer(tiles[:1])
     infer(tiles[1:])
-    again = runtime()(tiles[:1])
+    again = runtime(card)(tiles[:1])
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
 
 
-def test_mask_is_the_best_sigmoid_from_a_half_on(tiles):
-    infer = runtime(halo=0)
-    card = zoo.load("rgb-lite0")
-    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (card.mean, card.std))
-    with torch.inference_mode():
-        logits = infer._network(torch.from_numpy((tiles - mean) / std).float())
-        scores = torch.sigmoid(logits).numpy()
-    mask, confidence = infer(tiles)
-    clear = np.abs(scores.max(axis=1) - 0.5) > 1e-3
-    expected = np.where(scores.max(axis=1) >= 0.5, scores.argmax(axis=1) + 1, 0)
-    np.testing.assert_array_equal(mask[clear], expected[clear])
+def test_mask_is_the_best_sigmoid_from_a_half_on(card, tiles):
+    scores = scores_of(card, tiles)
+    mask, confidence = runtime(card, halo=0)(tiles)
     best = scores.max(axis=1)
+    clear = np.abs(best - 0.5) > 1e-3
+    expected = np.where(best >= 0.5, np.array([3, 7])[scores.argmax(axis=1)], 0)
+    np.testing.assert_array_equal(mask[clear], expected[clear])
     np.testing.assert_allclose(confidence / 254, np.where(best >= 0.5, best, 1 - best), atol=0.004)
 
 
-def test_bf16_nearly_agrees(tiles):
-    exact, _ = runtime()(tiles)
-    quick, _ = runtime(precision="bf16")(tiles)
+def test_softmax_takes_the_most_probable_of_any_bands_and_values(soft_card, deep_tiles):
+    scores = scores_of(soft_card, deep_tiles)
+    mask, confidence = runtime(soft_card, halo=0)(deep_tiles)
+    ranked = np.sort(scores, axis=1)
+    clear = ranked[:, -1] - ranked[:, -2] > 1e-3
+    np.testing.assert_array_equal(mask[clear], np.array([0, 3, 4])[scores.argmax(axis=1)][clear])
+    assert set(np.unique(mask)) == {0, 3, 4}
+    np.testing.assert_allclose(confidence / 254, ranked[:, -1], atol=0.004)
+
+
+def test_what_is_no_number_counts_as_the_mean(soft_card, deep_tiles):
+    broken, mended = deep_tiles.copy(), deep_tiles.copy()
+    broken[:, 2, 3:9, 5], broken[:, 3, 7, 7], mended[:, 2, 3:9, 5], mended[:, 3, 7, 7] = np.nan, np.inf, 0, 0
+    for got, expected in zip(runtime(soft_card)(broken), runtime(soft_card)(mended), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_bf16_nearly_agrees(card, tiles):
+    exact, _ = runtime(card)(tiles)
+    quick, _ = runtime(card, precision="bf16")(tiles)
     assert (exact == quick).mean() > 0.9
+
+
+def test_weights_of_another_card_are_refused(card):
+    with pytest.raises(ModelError, match="are not the weights that the card of small describes"):
+        runtime(replace(card, checksum="1220" + "0" * 64))
+    with pytest.raises(ModelError, match="do not fit the architecture unet-mobilenet_v2"):
+        runtime(replace(card, architecture="unet-mobilenet_v2"))
+    with pytest.raises(ModelError, match="needs a multiple of 32"):
+        runtime(replace(card, stride=16))
 
 
 def test_choices_are_resolved():
@@ -81,8 +154,7 @@ def test_cuda_without_a_device_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_nearly_agrees_with_cpu(tiles):
-    card = zoo.load("rgb-lite0")
-    exact, _ = runtime()(tiles)
+def test_cuda_nearly_agrees_with_cpu(card, tiles):
+    exact, _ = runtime(card)(tiles)
     quick, _ = TorchRuntime(card, device="cuda", precision="fp32", halo=32)(tiles)
     assert (exact == quick).mean() > 0.995
