@@ -145,7 +145,7 @@ class Judged:
 
     Attributes:
         name: of the image.
-        figure: of this image alone, by the row's first metric; None where there is nothing to judge.
+        figure: of this image alone, by the row's first metric; None where it does not show the class.
         show: gives image, truth and prediction side by side, uint8 (rows, cols, 3).
     """
 
@@ -431,11 +431,22 @@ def judge(bench: Bench, row: Row, card: Card) -> tuple[dict[str, Figure], list[J
 
     first = next(iter(row.metrics))
     single = [
-        Judged(one.name, figures([seen])[first].value, partial(_show, bench, row, card, one))
+        Judged(
+            one.name, figures([seen])[first].value if _worth(row, one) else None, partial(_show, bench, row, card, one)
+        )
         for one, seen in zip(images, counts, strict=True)
     ]
     found = figures(counts)
     return {name: found[name] for name in row.metrics}, single
+
+
+def _worth(row: Row, picture: Picture) -> bool:
+    """Whether an image alone says something: one that shows the class, or one of a row of false area."""
+    if "false_area" in row.metrics:
+        return True
+    if row.class_name == "field" and picture.fields is not None:
+        return bool(picture.fields.any())
+    return bool(np.any(picture.codes == CODES[row.class_name]))
 
 
 def _settings(row: Row, card: Card) -> EvaluationSettings:
@@ -535,7 +546,7 @@ def _beside(panes: Sequence[Pixels]) -> Pixels:
 
 
 def write_pictures(folder: Path, row: Row, images: Sequence[Judged]) -> None:
-    """The best, the median and the worst image of a row."""
+    """The best, the median and the worst image of a row, of those that show its class."""
     low = "false_area" in row.metrics
     judged = sorted((one for one in images if one.figure is not None), key=lambda one: (one.figure or 0.0, one.name))
     ordered = judged if low else judged[::-1]
