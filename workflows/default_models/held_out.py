@@ -404,7 +404,8 @@ class Bench:
         if key not in self.variants:
             folder = self.folder / f"card-{len(self.variants)}"
             folder.mkdir()
-            (folder / card.weights).symlink_to(card.weights_path)
+            if card.weights is not None:
+                (folder / card.weights).symlink_to(card.weights_path)
             copy = dataclasses.replace(card, path=folder / card.path.name, tile=tile)
             copy.path.write_text(json.dumps(copy.to_item()), encoding="utf-8")
             self.variants[key] = copy.path
@@ -626,7 +627,8 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the arguments, judge, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--models", nargs="+", default=[card.name for card in zoo.available()], metavar="[CLASS=]MODEL")
+    shipped = [card.name for card in zoo.available() if card.weights is not None]
+    parser.add_argument("--models", nargs="+", default=shipped, metavar="[CLASS=]MODEL")
     parser.add_argument("--part", choices=("test", "valid"), default="test")
     parser.add_argument("--rows", nargs="+", help="rows by set, class, GSD or metric; a+b are rows with both")
     parser.add_argument("--json", type=Path, help="where the rows go, as the cards take them")
