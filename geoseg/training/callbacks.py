@@ -77,7 +77,7 @@ class MovingAverage(WeightAveraging):
 
     def _blend(self, averaged: Any, current: Any, count: Any) -> None:
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        get_ema_multi_avg_fn(decay)(averaged, current, count)
+        get_ema_multi_avg_fn(decay)(averaged, current, count)  # type: ignore[no-untyped-call]
 
 
 class Course(Callback):

@@ -42,6 +42,7 @@ from geoseg.training.validation import Figures, Verdict
 __all__ = ["BEST", "FitResult", "FitSettings", "fit", "is_follower"]
 
 BEST = "best.safetensors"
+_MEAN, _STD = (tuple(255 * part for part in parts) for parts in (IMAGENET_MEAN, IMAGENET_STD))
 _FREE = ("device", "precision", "devices", "workers", "log_every", "checkpoint_every_s")
 """Settings that a resumed training may change."""
 
@@ -156,8 +157,8 @@ def fit(  # noqa: PLR0913 - the door to training, and the network's scaling
     directory: Path,
     *,
     class_names: Sequence[str],
-    mean: Sequence[float] = tuple(255 * value for value in IMAGENET_MEAN),
-    std: Sequence[float] = tuple(255 * value for value in IMAGENET_STD),
+    mean: Sequence[float] = _MEAN,
+    std: Sequence[float] = _STD,
     progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
     """Train a network, or go on with a training that was stopped.

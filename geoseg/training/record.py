@@ -46,7 +46,7 @@ class Record:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start or None)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start or None)
 
     def row(self, values: Mapping[str, float | None]) -> None:
         """Add a row; ``None`` is left empty."""
@@ -56,8 +56,8 @@ class Record:
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(short)
         if self._board is not None:
             for name, value in known.items():
-                self._board.add_scalar(name.replace(" ", "/"), value, int(known["step"]))  # type: ignore[no-untyped-call]
-            self._board.flush()  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name.replace(" ", "/"), value, int(known["step"]))
+            self._board.flush()
 
     def pictures(self, step: int, samples: Sequence[Sample], guesses: Sequence[NDArray[np.int64]]) -> None:
         """Write what the network says about some samples after a step."""
@@ -68,4 +68,4 @@ class Record:
     def close(self) -> None:
         """Close what is open."""
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
