@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -335,12 +336,33 @@ def info(path: str, *, as_json: bool) -> None:
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="The card itself, a STAC MLM item; without NAME all of them.")
-def models(name: str | None, *, as_json: bool) -> None:
-    """List the models at hand, or show the card of one."""
-    from geoseg.console import describe, facts, list_cards
+@click.option("--download", is_flag=True, help="Fetch the weights of NAME into the cache, and check them.")
+@click.option("--from", "source", metavar="URL|FILE", help="Take them from here instead. [default: the card's URL]")
+def models(name: str | None, *, as_json: bool, download: bool, source: str | None) -> None:
+    """List the models at hand, show the card of one, or fetch one that is not shipped.
+
+    NAME is a model, the path of a card, or an architecture such as unet-resnet34, of which it tells what it is.
+    """
+    from geoseg.console import describe, describe_architecture, facts, list_cards
     from geoseg.models import zoo
 
-    found = zoo.load(name) if name else zoo.available()
+    if download or source:
+        if name is None:
+            raise click.UsageError("--download needs the NAME of a model")
+        from geoseg.models.download import download as fetch
+
+        fetch(zoo.find(name), source=source, note=lambda text: click.echo(text, err=True))
+        return
+    if name is not None and zoo.is_architecture(name):
+        from geoseg.models.reach import measure
+
+        measured = measure(name)
+        if as_json:
+            click.echo(json.dumps(asdict(measured), indent=2))
+        else:
+            describe_architecture(measured)
+        return
+    found = zoo.find(name) if name else [*zoo.available(), *zoo.downloadable()]
     if as_json:
         content = [facts(card) for card in found] if isinstance(found, list) else facts(found)
         click.echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,10 +27,20 @@ if TYPE_CHECKING:
     from geoseg.engine.result import Result
     from geoseg.evaluation.bootstrap import Figure
     from geoseg.evaluation.report import Report
-    from geoseg.models.card import Card
+    from geoseg.models.card import Card, CardClass
+    from geoseg.models.reach import Tiling
     from geoseg.scene import Scene
 
-__all__ = ["Bars", "describe", "describe_plan", "facts", "list_cards", "show_report", "show_result"]
+__all__ = [
+    "Bars",
+    "describe",
+    "describe_architecture",
+    "describe_plan",
+    "facts",
+    "list_cards",
+    "show_report",
+    "show_result",
+]
 
 
 class _Rate(ProgressColumn):
@@ -185,8 +194,7 @@ def facts(thing: Scene | Card | Result) -> dict[str, Any]:
     if isinstance(thing, Result):
         return {"kind": "run", "directory": str(thing.directory), **thing.to_json()}
     if isinstance(thing, Card):
-        item: dict[str, Any] = json.loads(thing.path.read_text(encoding="utf-8"))
-        return item
+        return thing.to_item()
     return {
         "kind": "scene",
         "path": thing.shown,
@@ -228,40 +236,90 @@ def list_cards(cards: Sequence[Card]) -> None:
     for heading in ("model", "bands", "GSD", "classes", "licence", "title"):
         table.add_column(heading, overflow="fold")
     for card in cards:
-        finest, coarsest = card.gsd_range_m
         classes = ", ".join(entry.name for entry in card.classes)
-        table.add_row(card.name, ", ".join(card.bands), f"{finest:g}-{coarsest:g} m", classes, card.licence, card.title)
+        table.add_row(card.name, ", ".join(card.bands), _gsd_range(card), classes, card.licence, card.title)
     Console().print(table)
+    if absent := [card.name for card in cards if not card.is_there]:
+        _print_rows([("not downloaded", f"{', '.join(absent)}; geoseg models NAME --download fetches one")])
+
+
+def _gsd_range(card: Card) -> str:
+    finest, coarsest = card.gsd_range_m
+    return f"{finest:g}-{coarsest:g} m" if finest else "any"
+
+
+def describe_architecture(found: Tiling) -> None:
+    """What an architecture is, and what tiles do to it."""
+    exact = f"exact from a halo of {found.halo_px} px on" if found.halo_px is not None else f"never exact: {found.why}"
+    _print_rows(
+        [
+            ("architecture", found.architecture),
+            ("parameters", f"{found.parameters / 1e6:.2f} M (three bands, one class)"),
+            ("stride", f"{found.stride} px"),
+            ("tiling", exact),
+        ]
+    )
 
 
 def _describe_card(card: Card) -> None:
     """A model's card in words, with its held-out figures."""
-    finest, coarsest = card.gsd_range_m
-    _print_rows(
-        [
-            ("model", f"{card.name} {card.version}"),
-            ("title", card.title),
-            ("licence", card.licence),
-            ("architecture", f"{card.architecture}, {card.parameters / 1e6:.2f} M parameters"),
-            ("bands", ", ".join(card.bands)),
-            ("GSD", f"{finest:g}-{coarsest:g} m"),
-            ("classes", ", ".join(f"{entry.code} {entry.name}" for entry in card.classes)),
-            ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
-            *(
-                ("halo", f"{row['differing']:.3%} of pixels differ from whole-image prediction on {row['image']}")
-                for row in card.halo_measured
-                if row["halo"] == card.halo
-            ),
-            ("weights", f"{card.weights}, sha256 {card.weights_sha256[:16]}…"),
-            *(("trained on", f"{entry['name']} ({entry['licence']})") for entry in card.training_data),
-        ]
-    )
+    facts = dict(card.download)
+    parameters = f", {card.parameters / 1e6:.2f} M parameters" if card.parameters else ""
+    thresholds = ", ".join(f"{value:g}" for value in card.thresholds)
+    rows: list[tuple[str, object]] = [
+        ("model", f"{card.name} {card.version}"),
+        ("title", card.title),
+        ("licence", card.licence),
+        ("architecture", f"{card.architecture}{parameters}"),
+        ("bands", ", ".join(card.bands)),
+        ("values", "uint8 0-255, others with --scale" if card.dtype == "uint8" else "any, as they are"),
+        ("GSD", _gsd_range(card)),
+        ("classes", ", ".join(_class(entry) for entry in card.classes)),
+        *([("threshold", thresholds)] if thresholds else []),
+        ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
+        *(
+            ("halo", f"{row['differing']:.3%} of pixels differ from whole-image prediction on {row['image']}")
+            for row in card.halo_measured
+            if row["halo"] == card.halo
+        ),
+        *([("chosen", "only when --model names it")] if not card.automatic else []),
+    ]
+    if not card.is_there:
+        rows.append(("weights", f"not downloaded yet; run: geoseg models {card.name} --download"))
+    elif card.weights:
+        rows.append(("weights", f"{card.weights}, sha256 {card.weights_sha256[:16]}…"))
+    if facts:
+        published = facts.get("sha256")
+        rows.append(("source", facts["url"]))
+        rows.append(("sha256", published or "not published; that of the first download is kept and trusted"))
+    rows += [("intended use", line) for line in card.intended_use]
+    rows += [("known failure", line) for line in card.known_failures]
+    rows += [("trained on", f"{entry['name']} ({entry['licence']})") for entry in card.training_data]
+    rows += [("picture", str(card.path.parent / name)) for name in card.pictures]
+    _print_rows(rows)
+    if card.held_out:
+        _print_held_out(card)
+
+
+def _class(entry: CardClass) -> str:
+    bounds = f" (boundary of {entry.boundary_of})" if entry.boundary_of else ""
+    return f"{entry.code} {entry.name}{bounds}"
+
+
+def _print_held_out(card: Card) -> None:
+    """The held-out figures: whatever the rows hold, 95 % intervals behind the figure that they are of."""
     figures = Table(title="held-out figures", title_justify="left", box=None, header_style="bold")
-    columns = ("set", "gsd_m", "class", "images", "iou", "precision", "recall")
-    for heading in columns:
+    shown = [heading for heading in ("set", "gsd_m", "class", "images") if any(heading in row for row in card.held_out)]
+    counts = {"known_pixels", "present_pixels", "low", "high"}
+    metrics = list(dict.fromkeys(key for row in card.held_out for key in row if key not in {*shown, *counts}))
+    for heading in (*shown, *metrics):
         figures.add_column(heading)
     for row in card.held_out:
-        figures.add_row(*(_cell(row.get(heading, "")) for heading in columns))
+        cells = {heading: _cell(row.get(heading, "")) for heading in (*shown, *metrics)}
+        own = [key for key in metrics if isinstance(row.get(key), float)]
+        if own and isinstance(row.get("low"), float) and isinstance(row.get("high"), float):
+            cells[own[0]] += f" ({row['low']:.3f}-{row['high']:.3f})"
+        figures.add_row(*cells.values())
     Console().print(figures)
 
 

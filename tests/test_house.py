@@ -43,6 +43,8 @@ ROOMS_OF = {
         "stages/refine.py",
         "models/architectures.py",
         "models/card.py",
+        "models/download.py",
+        "models/reach.py",
         "models/runtimes.py",
         "models/tiramisu.py",
         "training/",

@@ -29,6 +29,6 @@ def inspect(path: str) -> Scene | Card | Result:
         if record is None:
             raise InputError(f"{path} is a directory without {RECORD}; give a finished run, a scene or a model")
         return Result.from_json(local, record)
-    if local.suffix == ".json" or path in {card.name for card in zoo.available()}:
+    if local.suffix == ".json" or path in zoo.names():
         return zoo.load(path)
     return Scene.open(path)

@@ -6,8 +6,8 @@ The grammar of names is ``DECODER-ENCODER``:
 name                              network
 ================================  ==============================================================================
 ``unet-resnet34`` ...             a decoder of segmentation_models_pytorch (`DECODERS`) over any encoder of it
-``unetplusplus-convnext_tiny``    the same over any encoder of timm that has feature pyramids; the prefix ``tu-``
-                                  says timm where both packages know the name
+``unetplusplus-convnext_tiny``    the same over any encoder of timm that has feature pyramids; the prefixes
+                                  ``smp-`` and ``tu-`` say which package where both know the name
 ``fcn-resnet50``, ``-resnet101``  FCN (Long et al., 2015, https://arxiv.org/abs/1411.4038), torchvision's
 ``tiramisu-56``, ``-67``, ``-103``  FC-DenseNet, see `geoseg.models.tiramisu`
 ================================  ==============================================================================
@@ -185,8 +185,8 @@ def _encoder(architecture: str, encoder: str, *, timm_only: bool) -> str:
     from segmentation_models_pytorch.encoders import encoders
 
     own = {name for name in encoders if not name.startswith("timm-")}  # those are deprecated twins of timm's
-    if encoder in own and not timm_only:
-        return encoder
+    if encoder.removeprefix("smp-") in own and not timm_only:
+        return encoder.removeprefix("smp-")
     name = encoder.removeprefix("tu-")
     if timm.is_model(name.partition(".")[0]):
         return f"tu-{name}"

@@ -122,7 +122,7 @@ class Card:
         """Reads a card.
 
         Args:
-            path: of the JSON file.
+            path: of the JSON file; a ``config.json`` of segmentation_models_pytorch's hub will do.
 
         Raises:
             ModelError: no such file, not a card, or weights that are code.
@@ -132,12 +132,14 @@ class Card:
                 f"{path} is a pickle or TorchScript file, which runs code when loaded; "
                 "geoseg takes a card (JSON) with safetensors weights beside it"
             )
+        from geoseg.models.smp_hub import card_of, is_config
+
         try:
             item = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ModelError(f"{path} is not a readable model card: {error}; expected a STAC MLM item (JSON)") from None
         try:
-            card = cls.from_item(path, item)
+            card = card_of(path, item) if is_config(item) else cls.from_item(path, item)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{path} is not a complete model card: {type(error).__name__} {error}; "
@@ -299,10 +301,19 @@ class Card:
         return {
             "href": self.weights,
             "type": "application/octet-stream",
-            "title": "weights, float16 safetensors",
+            "title": "weights, safetensors" if facts and self._is_wide() else "weights, float16 safetensors",
             "roles": ["mlm:model", "mlm:weights"],
             "mlm:artifact_type": "safetensors",
         } | facts
+
+    def _is_wide(self) -> bool:
+        """Whether the weights take more than float16 would."""
+        return self.weights_path.stat().st_size > 3 * self.parameters
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the weights lie where they should, or none are needed."""
+        return self.weights is None or self.weights_path.is_file()
 
     @property
     def channels(self) -> int:
@@ -354,8 +365,8 @@ class Card:
 
     @property
     def parameters(self) -> int:
-        """Number of trained values in the weights."""
-        if self.weights is None:
+        """Number of trained values in the weights; 0 while they are not there."""
+        if self.weights is None or not self.is_there:
             return 0
         from safetensors import safe_open
 
@@ -384,35 +395,39 @@ class Card:
         return tuple((codes[entry.boundary_of], entry.code) for entry in self.classes if entry.boundary_of)
 
 
-def write_model(directory: Path, card: Card, state: Mapping[str, Tensor]) -> Card:
-    """Writes a model: a card, and its weights as float16 safetensors, both or none.
+def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, half: bool = True) -> Card:
+    """Writes a model: a card, and its weights as safetensors, both or none.
 
     Args:
         directory: where ``NAME.card.json`` and ``NAME.safetensors`` go; an older model of that name is replaced.
         card: the model's; ``path`` and ``weights`` are set here.
-        state: the network's state dict. Floating point tensors are rounded to float16.
+        state: the network's state dict.
+        half: round floating point tensors to float16.
 
     Returns:
         the card as it lies in ``directory``.
 
     Raises:
-        ModelError: the card is not sound, or a weight is not finite in float16.
+        ModelError: the card is not sound, or a weight is not finite (in float16).
         OutputError: there is no such directory, or it cannot be written.
     """
     import torch
     from safetensors.torch import save_file
 
-    half = {
-        key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+    tensors = {
+        key: (value.half() if half and value.is_floating_point() else value)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
         for key, value in state.items()
     }
-    wrong = [key for key, value in half.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    wrong = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if wrong:
-        raise ModelError(f"weights {wrong[0]} of model {card.name} are not finite in float16; train on, or scale them")
+        raise ModelError(f"weights {wrong[0]} of model {card.name} are not finite{' in float16' if half else ''}")
     path = directory / f"{card.name}{CARD_SUFFIX}"
     with staged(path) as inside:
         made = replace(card, path=inside, weights=f"{card.name}.safetensors")
-        save_file(half, made.weights_path, metadata={"format": "pt"})
+        save_file(tensors, made.weights_path, metadata={"format": "pt"})
         inside.write_text(json.dumps(made.to_item(), indent=1, ensure_ascii=False), encoding="utf-8")
         Card.read(inside)
     return Card.read(path)
@@ -442,7 +457,7 @@ def _check(card: Card) -> None:
         raise ModelError(f"{card.path} has weights {card.weights} for the architecture {card.architecture}")
     if card.weights is not None and Path(card.weights).suffix != ".safetensors":
         raise ModelError(f"{card.path} names the weights {card.weights}; geoseg loads .safetensors only")
-    if card.weights is not None and not card.weights_path.is_file():
+    if not card.is_there:
         raise ModelError(f"the weights {card.weights} of model {card.name} are not beside its card {card.path}")
     if not len(card.bands) == len(card.mean) == len(card.std) > 0:
         raise ModelError(f"{card.path} has {len(card.bands)} bands but {len(card.mean)} scalings; one each is needed")

@@ -147,9 +147,7 @@ def _classes(card: Card) -> int:
             f"expected otsu-2 to otsu-{_MOST_CLASSES} and as many classes"
         )
     if card.channels not in {1, len(_LUMA)}:
-        raise ModelError(
-            f"{card.path} has {card.channels} bands; gray levels are of one band, or of red, green and blue"
-        )
+        raise ModelError(f"{card.path} has {card.channels} bands; gray levels take one, or red, green and blue")
     return int(text)
 
 
