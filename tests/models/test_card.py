@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from geoseg.console import describe
 from geoseg.errors import ModelError
 from geoseg.models import zoo
-from geoseg.models.card import Card
+from geoseg.models.card import Card, write_model
 
 
 @pytest.fixture
@@ -95,3 +96,57 @@ def test_unknown_names_list_the_known():
         zoo.load("nonesuch")
     with pytest.raises(ModelError, match="not a readable model card"):
         zoo.load("nowhere/none.card.json")
+
+
+def state_of(card):
+    from safetensors.torch import load_file
+
+    loaded = load_file(card.weights_path)
+    return {key: value.float() if value.is_floating_point() else value for key, value in loaded.items()}
+
+
+def test_written_model_is_read_back(tmp_path):
+    shipped = zoo.load("rgb-lite0")
+    made = replace(
+        shipped,
+        name="mine",
+        intended_use=("lakes",),
+        known_failures=("ice", "shadow"),
+        pictures=("mine.jpg",),
+        held_out=({"set": "mine", "class": "water", "images": 3, "object_f1": 0.5, "low": 0.4, "high": 0.6},),
+    )
+    card = write_model(tmp_path, made, state_of(shipped))
+    assert card == replace(made, path=tmp_path / "mine.card.json", weights="mine.safetensors", checksum=card.checksum)
+    assert card.checksum == f"1220{card.weights_sha256}"
+    assert card.weights_path.stat().st_size < 1.1 * shipped.weights_path.stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.card.json", "mine.safetensors"]
+
+
+def test_unsound_model_is_not_written(tmp_path):
+    shipped = zoo.load("rgb-lite0")
+    state = state_of(shipped)
+    with pytest.raises(ModelError, match="multiples of the stride"):
+        write_model(tmp_path, replace(shipped, halo=100), state)
+    key = next(key for key, value in state.items() if value.is_floating_point())
+    with pytest.raises(ModelError, match="not finite in float16"):
+        write_model(tmp_path, shipped, state | {key: state[key] * 1e9})
+    assert not list(tmp_path.iterdir())
+
+
+def test_digest_of_the_first_cards_stays_and_new_facts_count():
+    card = zoo.load("rgb-lite0")
+    assert card.digest.startswith("4484200c15c2")
+    changed = [{"activation": "softmax"}, {"dtype": "any"}, {"options": (("a", 1),)}, {"thresholds": (0.1,)}]
+    assert len({card.digest, *(replace(card, **change).digest for change in changed)}) == 5
+    assert replace(card, intended_use=("all",), automatic=False).digest == card.digest
+
+
+def test_description_shows_intervals_of_any_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    row = {"set": "lakes", "gsd_m": 1.0, "class": "water", "object_f1": 0.5, "low": 0.4, "high": 0.6}
+    describe(replace(zoo.load("rgb-lite0"), held_out=(row,), known_failures=("ice",)))
+    out = capsys.readouterr().out
+    assert "0.500 (0.400-0.600)" in out
+    assert "known failure" in out
+    describe(zoo.load("ndwi"))
+    assert "only when --model names it" in capsys.readouterr().out
