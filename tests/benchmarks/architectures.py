@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -58,7 +59,7 @@ from geoseg.settings import EvaluationSettings
 from geoseg.stages.refine import Method, refine
 from geoseg.training.classes import TrainClass
 from geoseg.training.crops import Crop, encode
-from geoseg.training.loop import Trainer, TrainSettings
+from geoseg.training.fit import FitSettings, fit
 from geoseg.training.sampler import Sampler, Source
 
 CLASSES = ("water", "road", "field", "parking")
@@ -152,41 +153,26 @@ def to_crop(chip: Chip, classes: Sequence[str]) -> Crop:
     return Crop(chip.name, chip.image, *encode(present, known), None, chip.gsd_m)
 
 
-class Crops:
-    """Batches of one sequence of crops."""
-
-    def __init__(self, chips: dict[str, list[Chip]], size: int) -> None:
-        ranges = {"fields_naip": (0.9, 2.5), "ucmerced": (0.27, 0.6)}
-        sources = [
-            Source(name, [to_crop(chip, JUDGED[name]) for chip in found], 0.5, ranges[name], mosaic=name == "ucmerced")
-            for name, found in chips.items()
-        ]
-        classes = [TrainClass(name, code, (0, 0, 0)) for code, name in enumerate(CLASSES, 1)]
-        self._sampler, self._next = Sampler(sources, classes, size=size), 0
-
-    def restart(self) -> None:
-        """Begin the sequence again."""
-        self._next = 0
-
-    def batch(self, count: int) -> tuple[Pixels, Pixels, Scores]:
-        """Images, targets, weights of the next crops."""
-        samples = [self._sampler.draw(index) for index in range(self._next, self._next + count)]
-        self._next += count
-        return (
-            np.stack([one.image for one in samples]),
-            np.stack([one.target for one in samples]),
-            np.stack([one.weight for one in samples]),
-        )
+def make_sampler(chips: dict[str, list[Chip]], size: int) -> Sampler:
+    """Crops of both sets in equal parts, at a little more than their scales."""
+    ranges = {"fields_naip": (0.9, 2.5), "ucmerced": (0.27, 0.6)}
+    sources = [
+        Source(name, [to_crop(chip, JUDGED[name]) for chip in found], 0.5, ranges[name], mosaic=name == "ucmerced")
+        for name, found in chips.items()
+    ]
+    return Sampler(sources, [TrainClass(name, code, (0, 0, 0)) for code, name in enumerate(CLASSES, 1)], size=size)
 
 
-def train(name: str, crops: Crops, minutes: float, batch: int) -> tuple[nn.Module, int]:
+def train(name: str, sampler: Sampler, minutes: float, batch: int) -> tuple[nn.Module, int]:
     """A network that learned for so long, and its steps."""
     torch.manual_seed(0)
-    crops.restart()
-    settings = TrainSettings(minutes=minutes, batch=batch, encoder_share=1.0, average=0.98)
-    trainer = Trainer(build(name, classes=len(CLASSES)), settings)
-    trainer.run(crops)
-    return trainer.averaged.eval(), trainer.step
+    network = build(name, classes=len(CLASSES))
+    settings = FitSettings(
+        minutes=minutes, batch=batch, encoder_share=1.0, average=0.98, augment="none", precision="fp32"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit(network, sampler, (), settings, Path(folder), class_names=CLASSES)
+    return network.eval(), result.steps
 
 
 class Network:
@@ -259,12 +245,12 @@ def judge(
     return {f"{key}/{name}": {figure: report.classes[name][figure] for figure in FIGURES} for name in classes}
 
 
-def network_rows(chips: dict[str, list[Chip]], crops: Crops, options: argparse.Namespace) -> Iterator[Row]:
+def network_rows(chips: dict[str, list[Chip]], sampler: Sampler, options: argparse.Namespace) -> Iterator[Row]:
     """Networks that learn here; the U-Net also with each refinement."""
     scaling = [[255 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD)]
     codes = range(1, len(CLASSES) + 1)
     for name in options.networks:
-        network, steps = train(name, crops, options.minutes, options.batch)
+        network, steps = train(name, sampler, options.minutes, options.batch)
         for method in (None, *REFINED) if name.startswith("unet-") else (None,):
             model = Network(network, codes, *scaling, method)
             yield network_row("network", name, model, chips, f"{steps} steps")
@@ -376,7 +362,7 @@ def main() -> None:
     rows: list[Row] = []
     for row in chain(
         gray_rows(chips),
-        network_rows(chips, Crops(read_chips(options.data, "train"), options.crop), options),
+        network_rows(chips, make_sampler(read_chips(options.data, "train"), options.crop), options),
         shipped_rows(chips, options.shipped),
     ):
         rows.append(row)
