@@ -20,6 +20,7 @@ from geoseg.settings import (
     EvaluationSettings,
     Execution,
     Precision,
+    Refinement,
     RunSettings,
     SimplifyMethod,
     VectorSettings,
@@ -103,16 +104,19 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 _scene_options = _options(
     click.option(
         "--model",
-        default="rgb-lite0",
-        show_default=True,
+        "models",
+        multiple=True,
         metavar="NAME|CARD",
-        help="A model of `geoseg models`, or the path of a card.",
+        help=(
+            "A model of `geoseg models`, or the path of a card. May be given several times, the most preferred first: "
+            "each class is predicted by one of them. [default: chosen by the scene's bands and GSD]"
+        ),
     ),
     click.option(
         "--classes",
         type=_Names(),
         metavar="NAME,...",
-        help="Layers wanted; the mask always holds all classes. [default: all]",
+        help="Layers wanted; a mask always holds all classes of its model. [default: all]",
     ),
     click.option(
         "--bands",
@@ -133,6 +137,13 @@ _scene_options = _options(
         "--bbox", type=_Numbers("W,S,E,N"), metavar="W,S,E,N", help="Only the pixels around this rectangle, degrees."
     ),
     click.option("--halo", type=int, metavar="PX", help="Pixels around a tile's core. [default: the card's]"),
+    click.option(
+        "--refine",
+        type=click.Choice(get_args(Refinement)),
+        default="none",
+        show_default=True,
+        help="Fit the scores to edges in the image: by a conditional random field, or a guided filter.",
+    ),
     click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
     click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
 )
@@ -270,7 +281,7 @@ def plan(scene: str, **options: Any) -> None:
     settings, execution = _run_settings(options), _execution(options)
     check_formats(settings.vector.formats)
     planned = make_plan(scene, settings, execution)
-    describe_plan(planned, seconds_per_tile=seconds_per_tile(planned))
+    describe_plan(planned, [seconds_per_tile(planned, part) for part in planned.passes])
 
 
 @cli.command()
@@ -458,7 +469,8 @@ def _vector_settings(options: dict[str, Any]) -> VectorSettings:
 
 def _run_settings(options: dict[str, Any]) -> RunSettings:
     return RunSettings(
-        **{name: options[name] for name in ("model", "classes", "bands", "scale", "halo", "device", "precision")},
+        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine", "device", "precision")},
+        models=options["models"] or None,
         bounds=options["bbox"],
         vector=_vector_settings(options),
     )

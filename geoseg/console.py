@@ -116,6 +116,9 @@ def show_result(result: Result) -> None:
         share = "-" if layer.share is None else f"{layer.share:.1%}"
         layers.add_row(name, f"{layer.polygons:,}", _area(layer.area_m2), share)
     console.print(layers)
+    for part in result.passes:
+        facts = f"{', '.join(part.classes)}: {part.model} {part.version} at {part.gsd_m:.3g} m, {part.mask}"
+        console.print(facts, highlight=False, soft_wrap=True, markup=False)
     stages = Table("stage", box=None, header_style="bold")
     for heading in ("seconds", "Mpx/s"):
         stages.add_column(heading, justify="right")
@@ -139,25 +142,38 @@ def _print_rows(rows: Sequence[tuple[str, object]]) -> None:
         console.print(f"{name:<{width}}  {value}", highlight=False, soft_wrap=True, markup=False)
 
 
-def describe_plan(plan: Plan, *, seconds_per_tile: float) -> None:
-    """A plan in words."""
-    lattice, workers = plan.lattice, plan.workers
-    seconds = plan.tiles * seconds_per_tile / min(workers or 1, plan.tiles)
+def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
+    """A plan in words.
+
+    Args:
+        plan: of the run.
+        seconds_per_tile: of each pass.
+    """
+    workers = plan.workers
     who = "the scheduler's workers" if not workers else f"{workers} worker{'s' if workers != 1 else ''}"
-    rows: list[tuple[str, object]] = [
-        *_scene_rows(plan.scene),
-        ("model", f"{plan.card.name} {plan.card.version}: {', '.join(plan.codes)}"),
-        ("bands used", ", ".join(str(index) for index in plan.bands)),
+    rows = _scene_rows(plan.scene)
+    total = 0.0
+    for part, one in zip(plan.passes, seconds_per_tile, strict=True):
+        lattice = part.lattice
+        seconds = part.tiles * one / min(workers or 1, part.tiles)
+        total += seconds
+        rows += [
+            ("model", f"{part.name} {part.card.version}: {', '.join(part.codes)}"),
+            ("  bands used", ", ".join(str(index) for index in part.bands)),
+            ("  grid", f"{part.grid.width} x {part.grid.height} px at {part.grid.gsd_m:.3g} m"),
+            ("  tiles", f"{part.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
+            ("  chunks", f"{part.chunks:,} of {lattice.chunk} px"),
+            ("  time", f"about {_duration(seconds)} to predict, by one tile timed here"),
+        ]
+    if len(plan.reads) < len(plan.passes):
+        shared = (" and ".join(part.name for part in together) for together in plan.reads if len(together) > 1)
+        rows.append(("read once for", "; ".join(shared)))
+    rows += [
+        *([("refined by", plan.settings.refine)] if plan.settings.refine != "none" else []),
         ("runs on", f"{plan.device}, {plan.precision}, {who}"),
-        ("grid", f"{plan.grid.width} x {plan.grid.height} px at {plan.grid.gsd_m:.3g} m"),
-        ("tiles", f"{plan.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
-        ("chunks", f"{plan.chunks:,} of {lattice.chunk} px"),
         ("memory", f"about {_bytes(plan.worker_bytes)} for each worker"),
         ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),
-        (
-            "time",
-            f"about {_duration(seconds)} to predict, by one tile timed here",
-        ),
+        *([("time", f"about {_duration(total)} to predict")] if len(plan.passes) > 1 else []),
         *(("note", note) for note in plan.notes),
     ]
     _print_rows(rows)

@@ -46,6 +46,11 @@ def _require_not_negative(name: str, value: float, unit: str) -> None:
         raise SettingsError(f"--{name} is {value}: give a number of {unit} >= 0")
 
 
+def _require_one_of(name: str, value: str, kind: Any) -> None:
+    if value not in get_args(kind):
+        raise SettingsError(f"--{name} is {value!r}: choose one of {', '.join(get_args(kind))}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSettings:
     """What shapes the layers, once a mask is there.
@@ -80,10 +85,7 @@ class VectorSettings:
         _require_not_negative("min-width", self.min_width_m, "metres")
         if self.simplify_m is not None:
             _require_not_negative("simplify", self.simplify_m, "metres")
-        if self.simplify_method not in get_args(SimplifyMethod):
-            raise SettingsError(
-                f"--simplify-method is {self.simplify_method!r}: choose one of {', '.join(get_args(SimplifyMethod))}"
-            )
+        _require_one_of("simplify-method", self.simplify_method, SimplifyMethod)
         codes = [code for pair in self.boundaries for code in pair]
         if len(set(codes)) < len(codes) or not all(1 <= code <= 254 for code in codes):
             pairs = ",".join(f"{code}={boundary}" for code, boundary in self.boundaries)
@@ -106,28 +108,33 @@ class RunSettings:
     """What one run does with one scene; everything here may change the result.
 
     Attributes:
-        model: name of a model in the zoo, or the path of a card (JSON).
-        classes: layers wanted, by name; ``None`` is all that the card has.
-        bands: the scene's bands for the card's, in the card's order: numbers, names or common names.
+        models: names of models in the zoo, or paths of cards (JSON), the most preferred first; each class is predicted
+            by one of them. ``None`` chooses among the shipped ones by the scene's bands and GSD.
+        classes: layers wanted, by name; ``None`` is all that the models have.
+        bands: the scene's bands for the models', in their order: numbers, names or common names.
         scale: (low, high) of the scene's values, stretched linearly to the card's 0-255.
         bounds: (west, south, east, north) in degrees; ``None`` is the whole scene.
         halo: pixels around a tile's core; ``None`` is the card's.
-        device: where the model runs.
-        precision: arithmetic of the model; ``auto`` is bf16 where the hardware multiplies it natively.
+        refine: how scores are brought to the edges in the image before classes are decided.
+        device: where the models run.
+        precision: their arithmetic; ``auto`` is bf16 where the hardware multiplies it natively.
         vector: what shapes the layers.
     """
 
-    model: str = "rgb-lite0"
+    models: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     bands: tuple[str, ...] | None = None
     scale: tuple[float, float] | None = None
     bounds: tuple[float, float, float, float] | None = None
     halo: int | None = None
+    refine: Refinement = "none"
     device: Device = "auto"
     precision: Precision = "auto"
     vector: VectorSettings = VectorSettings()
 
     def __post_init__(self) -> None:
+        if self.models is not None and not 0 < len(set(self.models)) == len(self.models):
+            raise SettingsError(f"--model is {', '.join(self.models) or 'empty'}: name at least one model, none twice")
         if self.classes is not None:
             require_layer_names(self.classes)
         if self.scale is not None:
@@ -145,9 +152,9 @@ class RunSettings:
             raise SettingsError("boundaries are set for a run; leave them out, the model's card says what they are")
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
-        for name, value, kind in (("device", self.device, Device), ("precision", self.precision, Precision)):
-            if value not in get_args(kind):
-                raise SettingsError(f"--{name} is {value!r}: choose one of {', '.join(get_args(kind))}")
+        _require_one_of("refine", self.refine, Refinement)
+        _require_one_of("device", self.device, Device)
+        _require_one_of("precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

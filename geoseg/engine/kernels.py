@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,11 @@ from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import ModelError, SceneError
 from geoseg.export.rows import write_rows
 from geoseg.lattice import Chunk, Lattice, Window
-from geoseg.models.card import Card
-from geoseg.models.runtimes import TorchRuntime
+from geoseg.models.card import Card, InputType
+from geoseg.models.runtimes import Runtime, open_runtime
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.settings import SimplifyMethod
+from geoseg.settings import Refinement, SimplifyMethod
 from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
@@ -31,7 +31,7 @@ from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
 from geoseg.stages.join import Domain, Fragment, Instances, Joiner, finished_arcs, share_out
 from geoseg.stages.opening import halo_px, open_classes
 from geoseg.stages.polygons import Ground
-from geoseg.stages.predict import predict_chunk
+from geoseg.stages.predict import Network, converter, predict_chunk
 from geoseg.stages.sieve import SieveDecision, SieveFaces, SieveRules, find_small, sieve_chunk
 from geoseg.stages.simplify import reach_px, simplify_arcs
 from geoseg.stages.trace import trace_chunk
@@ -41,6 +41,7 @@ __all__ = [
     "FindItem",
     "MaskSource",
     "PredictJob",
+    "PredictShare",
     "SceneMask",
     "SieveItem",
     "StoredMask",
@@ -58,38 +59,65 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class PredictJob:
-    """What every chunk of a prediction shares.
+class PredictShare:
+    """What one pass adds to a prediction.
 
     Attributes:
-        scene: on the grid of the run.
-        within: pixels outside it are nodata (a ``--bbox``); ``None`` for the whole scene.
-        bands: 1-based indexes, in the card's order.
-        scale: see ``stages.predict.to_uint8``.
         model: the card's path.
         model_digest: the card's digest, as the run was planned with it.
-        lattice: of the run.
+        thresholds: of the scene, for models that need them.
+        store: where mask and confidence go.
+    """
+
+    model: Path
+    model_digest: str
+    thresholds: tuple[float, ...] | None
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class PredictJob:
+    """What every chunk of a prediction shares. Passes that are shown the same pixels are predicted together.
+
+    Attributes:
+        scene: on the grid of the passes.
+        within: pixels outside it are nodata (a ``--bbox``); ``None`` for the whole scene.
+        bands: 1-based indexes, in the cards' order.
+        dtype: of the values that the models take.
+        scale: see ``stages.predict.to_uint8``.
+        lattice: of the passes.
         device: resolved.
         precision: resolved.
-        store: where results go.
+        refine: how scores are refined.
+        shares: of the passes.
     """
 
     scene: Scene
     within: Window | None
     bands: tuple[int, ...]
+    dtype: InputType
     scale: tuple[float, float] | None
-    model: Path
-    model_digest: str
     lattice: Lattice
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    store: Store
+    refine: Refinement
+    shares: tuple[PredictShare, ...]
+
+    def lacking(self, chunk: Chunk) -> list[PredictShare]:
+        """The shares that have not predicted a chunk yet."""
+        return [share for share in self.shares if not share.store.is_predicted(chunk)]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _runtime(
-    model: Path, digest: str, device: Literal["cpu", "cuda"], precision: Literal["fp32", "bf16"], halo: int
-) -> tuple[Card, TorchRuntime]:
+    model: Path,
+    digest: str,
+    device: Literal["cpu", "cuda"],
+    precision: Literal["fp32", "bf16"],
+    halo: int,
+    refine: Refinement,
+    thresholds: tuple[float, ...] | None,
+) -> tuple[Card, Runtime]:
     """The model, loaded once per process.
 
     Raises:
@@ -98,34 +126,50 @@ def _runtime(
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    return card, TorchRuntime(card, device=device, precision=precision, halo=halo)
+    runtime = open_runtime(card, device=device, precision=precision, halo=halo, refine=refine, thresholds=thresholds)
+    return card, runtime
 
 
-def predict(job: PredictJob, chunk: Chunk) -> int:
-    """Predicts a chunk into the store.
+def _network(job: PredictJob, share: PredictShare) -> Network:
+    card, infer = _runtime(
+        share.model,
+        share.model_digest,
+        job.device,
+        job.precision,
+        job.lattice.halo,
+        job.refine,
+        share.thresholds,
+    )
+    return Network(infer, infer.batch, _fill(card))
 
-    Returns:
-        pixels with data.
-    """
-    card, infer = _runtime(job.model, job.model_digest, job.device, job.precision, job.lattice.halo)
-    mask, confidence = predict_chunk(
+
+def _fill(card: Card) -> NDArray[Any]:
+    """What a model sees where there is no data: the mean of what it was trained on."""
+    mean = np.array(card.mean)
+    return mean.round().astype(np.uint8) if card.dtype == "uint8" else mean.astype(np.float32)
+
+
+def predict(job: PredictJob, chunk: Chunk) -> None:
+    """Predicts a chunk into the stores of the passes that lack it; each tile is read once for all of them."""
+    shares = job.lacking(chunk)
+    if not shares:  # a retry of what another worker finished
+        return
+    results = predict_chunk(
         job.lattice.tiles(chunk),
         chunk.window,
         read=lambda window: job.scene.read(window, job.bands),
-        infer=infer,
-        batch=infer.batch,
-        fill=np.array(card.mean).round().astype(np.uint8),
-        scale=job.scale,
+        convert=converter(job.dtype, job.scale),
+        networks=[_network(job, share) for share in shares],
     )
-    if job.within is not None:
-        outside = np.ones(mask.shape, dtype=bool)
-        inside = job.within.intersection(chunk.window)
-        if inside is not None:
-            outside[inside.slices(chunk.window)] = False
-        mask[outside] = confidence[outside] = NODATA
-    job.store.write(chunk, dict(zip(PREDICTED, (mask, confidence), strict=True)))
-    job.store.mark_predicted(chunk)
-    return int(np.count_nonzero(mask != NODATA))
+    for share, (mask, confidence) in zip(shares, results, strict=True):
+        if job.within is not None:
+            outside = np.ones(mask.shape, dtype=bool)
+            inside = job.within.intersection(chunk.window)
+            if inside is not None:
+                outside[inside.slices(chunk.window)] = False
+            mask[outside] = confidence[outside] = NODATA
+        share.store.write(chunk, dict(zip(PREDICTED, (mask, confidence), strict=True)))
+        share.store.mark_predicted(chunk)
 
 
 class MaskSource(Protocol):

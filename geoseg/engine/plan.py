@@ -4,69 +4,68 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from geoseg.engine.choice import Choice, choose_models
 from geoseg.engine.executor import fit
-from geoseg.errors import SceneError, SettingsError
+from geoseg.errors import SettingsError
 from geoseg.lattice import Lattice, Window
-from geoseg.models import zoo
 from geoseg.models.card import Card
-from geoseg.models.runtimes import TorchRuntime, resolve_device, resolve_precision
+from geoseg.models.classical import scene_thresholds
+from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings
+from geoseg.stages.predict import converter
+from geoseg.stages.refine import reach_px
 
-__all__ = ["Plan", "make_plan", "seconds_per_tile"]
+__all__ = ["Pass", "Plan", "make_plan", "seconds_per_tile"]
 
-_GSD_SLACK = 1.05
-_SQUARE_SLACK = 0.01
-_COARSEST_UPSAMPLING = 2.0
 _BYTES_PER_TILE_PIXEL = {"fp32": 1100, "bf16": 650}
 _WORKER_BASE_BYTES = 700 * 1024**2
+_GLANCE_PX = 1024  # longest side of what segmenters see of the whole scene
+_GLANCE_READ_PX = 1 << 24  # of the scene, read at once for that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A run, resolved.
+class Pass:
+    """One model's share of a run, with a mask and a confidence of its own.
 
     Attributes:
-        settings: as asked for.
         card: of the model.
-        codes: layer name to mask code, of the classes wanted.
-        scene: as opened.
-        grid: what the run reads: the scene, perhaps at another GSD and cropped to whole cores around a bounding box.
+        codes: layer name to mask code, of the classes that this pass finds.
+        grid: what it reads: the scene, perhaps at another GSD and cropped to whole cores around a bounding box.
         within: the bounding box in pixels of ``grid``, or ``None``.
         bands: 1-based indexes, in the card's order.
+        scale: of the scene's values, see ``stages.predict.to_uint8``; ``None`` where they are taken as they are.
+        thresholds: of the whole scene, for models that need them.
         lattice: of ``grid``.
-        execution: every choice made.
-        workers: kernels that run at once; 0 where a scheduler's workers decide.
-        device: where the model runs.
-        precision: its arithmetic.
-        vector: what shapes the layers, with the model's boundaries and the resolved tolerance.
-        notes: what a user should know, one line each.
+        vector: what shapes its layers, with the model's boundaries and the resolved tolerance.
     """
 
-    settings: RunSettings
     card: Card
     codes: Mapping[str, int]
-    scene: Scene
     grid: Scene
     within: Window | None
     bands: tuple[int, ...]
+    scale: tuple[float, float] | None
+    thresholds: tuple[float, ...] | None
     lattice: Lattice
-    execution: Execution
-    workers: int
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
     vector: VectorSettings
-    notes: tuple[str, ...]
 
-    def with_chunk(self, chunk: int) -> Plan:
-        """The same run, cut into other chunks (a multiple of the tile core)."""
-        return replace(self, lattice=replace(self.lattice, chunk=chunk))
+    @property
+    def name(self) -> str:
+        """The model's name, which no other pass of the run has."""
+        return self.card.name
+
+    @property
+    def sight(self) -> Hashable:
+        """All that decides what the model is shown: passes for which it is equal read each tile once, together."""
+        return self.grid, self.within, self.bands, self.card.dtype, self.lattice
 
     @property
     def pixels(self) -> int:
@@ -85,16 +84,56 @@ class Plan:
         rows, cols = self.lattice.chunk_shape
         return rows * cols
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run, resolved.
+
+    Attributes:
+        settings: as asked for.
+        scene: as opened.
+        passes: of the models that have something to find, in the order of preference.
+        execution: who does the work; how it is cut say the passes' lattices.
+        workers: kernels that run at once; 0 where a scheduler's workers decide.
+        device: where the models run.
+        precision: their arithmetic.
+        notes: what a user should know, one line each.
+    """
+
+    settings: RunSettings
+    scene: Scene
+    passes: tuple[Pass, ...]
+    execution: Execution
+    workers: int
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+    notes: tuple[str, ...]
+
+    def with_chunks(self, chunks: Mapping[str, int]) -> Plan:
+        """The same run, with each pass cut into other chunks (multiples of its tile core)."""
+        passes = (replace(part, lattice=replace(part.lattice, chunk=chunks[part.name])) for part in self.passes)
+        return replace(self, passes=tuple(passes))
+
+    @property
+    def reads(self) -> list[list[Pass]]:
+        """The passes, together where one read of a tile serves them all."""
+        together: dict[Hashable, list[Pass]] = {}
+        for part in self.passes:
+            together.setdefault(part.sight, []).append(part)
+        return list(together.values())
+
     @property
     def worker_bytes(self) -> int:
-        """Estimated peak memory of one CPU worker, bytes: the network's activations, its libraries, its chunk."""
-        tile = self.lattice.tile_size**2 * _BYTES_PER_TILE_PIXEL[self.precision]
-        return _WORKER_BASE_BYTES + tile + 24 * min(self.lattice.chunk**2, self.pixels)
+        """Estimated peak memory of one CPU worker, bytes: a network's activations, its libraries, its chunk."""
+        per_pixel = _BYTES_PER_TILE_PIXEL[self.precision]
+        return _WORKER_BASE_BYTES + max(
+            part.lattice.tile_size**2 * per_pixel + 24 * min(part.lattice.chunk**2, part.pixels) for part in self.passes
+        )
 
     @property
     def disk_bytes(self) -> int:
-        """Most that mask and confidence can take on disk, bytes: in the store, while the COG is made, and as COGs."""
-        return 2 * 3 * self.pixels
+        """Most that masks and confidences can take on disk, bytes: in the store, while the COG is made, and as COGs."""
+        return sum(2 * 3 * part.pixels for part in self.passes)
 
     def identity(self) -> dict[str, Any]:
         """All facts that decide the layers, as plain JSON values; the same identity means the same bytes.
@@ -102,26 +141,32 @@ class Plan:
         How the work is cut and who does it (chunk, workers) is not among them.
         """
         settings = self.settings
+        bounded = any(part.vector.boundaries for part in self.passes)
         return {
             "geoseg": importlib.metadata.version("geoseg"),
             "scene": self.scene.shown,
             "scene_fingerprint": self.scene.fingerprint(),
-            "model": self.card.name,
-            "model_digest": self.card.digest,
-            "classes": list(self.codes),
-            "bands": list(self.bands),
-            "scale": list(settings.scale) if settings.scale else None,
+            "models": [part.name for part in self.passes],
+            "model_digest": {part.name: part.card.digest for part in self.passes},
+            "classes": {part.name: list(part.codes) for part in self.passes},
+            "bands": {part.name: list(part.bands) for part in self.passes},
+            "scale": {part.name: part.scale for part in self.passes},
+            "thresholds": {part.name: part.thresholds for part in self.passes},
             "bbox": list(settings.bounds) if settings.bounds else None,
-            "gsd_m": round(self.grid.gsd_m, 9),
-            "halo": self.lattice.halo,
+            "gsd_m": {part.name: round(part.grid.gsd_m, 9) for part in self.passes},
+            "halo": {part.name: part.lattice.halo for part in self.passes},
+            "refine": settings.refine,
             "device": self.device,
             "precision": self.precision,
-            **self.vector.identity(),
+            **settings.vector.identity(),
+            "boundaries": {part.name: part.vector.boundaries for part in self.passes},
+            "simplify_m": {part.name: part.vector.simplify_m for part in self.passes},
+            **({"growth_px": settings.vector.growth_px} if bounded else {}),
         }
 
 
 def make_plan(path: str, settings: RunSettings, execution: Execution | None = None) -> Plan:
-    """Opens the scene and the card, checks one against the other, resolves every ``auto``.
+    """Opens the scene and the cards, checks one against the other, resolves every ``auto``.
 
     Args:
         path: of the scene; a path or URL that GDAL reads.
@@ -131,96 +176,89 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     Raises:
         InputError: anything that would keep the run from being right, in one line.
     """
-    card = zoo.load(settings.model)
-    codes = card.class_codes(settings.classes)
     scene = Scene.open(path)
-    bands = _bands(scene, card, settings)
-    _check_values(scene, card, bands, settings)
-    halo = _halo(card, settings)
-    core = card.tile - 2 * halo
-    grid, notes = _at_model_gsd(scene, card)
-    within = None
-    if settings.bounds is not None:
-        wanted = grid.window_of_bounds(settings.bounds)
-        snapped = _snap(wanted, core, grid)
-        grid, within = grid.crop(snapped), wanted.shift(-snapped.row_off, -snapped.col_off)
+    choices, notes = choose_models(scene, settings)
     device = resolve_device(settings.device)
-    execution, workers = fit(execution or Execution(), grid.height, grid.width, core=core)
-    chunk = execution.chunk or core
-    simplify_m = settings.vector.simplify_m
-    if simplify_m is None:
-        simplify_m = round(grid.gsd_m, 6)
+    asked = execution or Execution()
+    passes, fits = zip(*(_make_pass(choice, settings, asked) for choice in choices), strict=True)
+    widest, workers = max(fits, key=lambda fitted: fitted[1])
     return Plan(
         settings=settings,
-        card=card,
-        codes=codes,
         scene=scene,
-        grid=grid,
-        within=within,
-        bands=bands,
-        lattice=Lattice(grid.height, grid.width, core, halo, chunk),
-        execution=execution,
+        passes=passes,
+        execution=replace(widest, chunk=asked.chunk),
         workers=workers,
         device=device,
         precision=resolve_precision(settings.precision, device),
-        vector=replace(settings.vector, boundaries=card.boundaries, simplify_m=simplify_m),
         notes=tuple(notes),
     )
 
 
-def _bands(scene: Scene, card: Card, settings: RunSettings) -> tuple[int, ...]:
-    needed = ", ".join(card.bands)
-    if settings.bands is not None and len(settings.bands) != len(card.bands):
-        raise SettingsError(
-            f"--bands names {len(settings.bands)} bands; model {card.name} takes {len(card.bands)}, in this order: "
-            f"{needed}"
-        )
-    try:
-        return scene.select(settings.bands or card.bands)
-    except SceneError as error:
-        hint = "" if settings.bands else f"; say which bands are {needed} with --bands, e.g. --bands 1,2,3"
-        raise SceneError(f"{error}{hint}") from None
-
-
-def _check_values(scene: Scene, card: Card, bands: tuple[int, ...], settings: RunSettings) -> None:
-    kinds = {band.dtype for band in scene.bands if band.index in bands}
-    if kinds != {"uint8"} and settings.scale is None:
-        raise SceneError(
-            f"{scene.shown} has {', '.join(sorted(kinds))} values; model {card.name} takes uint8 0-255: "
-            "say which values become 0 and 255 with --scale LOW,HIGH, e.g. --scale 0,3000"
-        )
+def _make_pass(choice: Choice, settings: RunSettings, execution: Execution) -> tuple[Pass, tuple[Execution, int]]:
+    """A model's share of the run, and the execution that fits it with how many kernels run at once."""
+    card, grid, within = choice.card, choice.grid, None
+    scale = settings.scale if card.dtype == "uint8" else None
+    thresholds = _thresholds(card, grid, choice.bands, scale)
+    halo = _halo(card, settings)
+    core = card.tile - 2 * halo
+    if settings.bounds is not None:
+        wanted = grid.window_of_bounds(settings.bounds)
+        snapped = _snap(wanted, core, grid)
+        grid, within = grid.crop(snapped), wanted.shift(-snapped.row_off, -snapped.col_off)
+    fitted, workers = fit(execution, grid.height, grid.width, core=core)
+    simplify_m = settings.vector.simplify_m
+    if simplify_m is None:
+        simplify_m = round(grid.gsd_m, 6)
+    part = Pass(
+        card=card,
+        codes=choice.codes,
+        grid=grid,
+        within=within,
+        bands=choice.bands,
+        scale=scale,
+        thresholds=thresholds,
+        lattice=Lattice(grid.height, grid.width, core, halo, fitted.chunk or core),
+        vector=replace(settings.vector, boundaries=card.boundaries, simplify_m=simplify_m),
+    )
+    return part, (fitted, workers)
 
 
 def _halo(card: Card, settings: RunSettings) -> int:
+    """Pixels around a tile's core: what the model needs, and then what refining its scores needs."""
     halo = card.halo if settings.halo is None else settings.halo
-    if halo % card.stride or card.tile <= 2 * halo:
+    reach = 0 if settings.refine == "none" else -(-reach_px(settings.refine) // card.stride) * card.stride
+    if halo % card.stride or card.tile <= 2 * (halo + reach):
+        more = f" with another {reach} for --refine {settings.refine}" if reach else ""
         raise SettingsError(
-            f"--halo is {halo}; model {card.name} needs a multiple of its stride {card.stride} below half its tile "
-            f"{card.tile}"
+            f"--halo is {halo}{more}; model {card.name} needs a multiple of its stride {card.stride} below half its "
+            f"tile {card.tile}"
         )
-    return halo
+    return halo + reach
 
 
-def _at_model_gsd(scene: Scene, card: Card) -> tuple[Scene, list[str]]:
-    finest, coarsest = card.gsd_range_m
-    gsd = scene.gsd_m
-    if gsd > coarsest * _COARSEST_UPSAMPLING * _GSD_SLACK:
-        raise SceneError(
-            f"{scene.shown} has a GSD of {gsd:.3g} m; model {card.name} was trained for {finest:g}-{coarsest:g} m and "
-            f"upsampling more than {_COARSEST_UPSAMPLING:g}x shows nothing new: give a finer scene or another --model"
-        )
-    if finest / _GSD_SLACK <= gsd <= coarsest * _GSD_SLACK:
-        width_m, height_m = scene.pixel_m
-        if abs(width_m / height_m - 1) <= _SQUARE_SLACK:
-            return scene, []
-        note = f"the scene's pixels are {width_m:.3g} x {height_m:.3g} m: read and mapped as squares of {gsd:.3g} m"
-        return scene.at_gsd(gsd), [note]
-    target = finest if gsd < finest else coarsest
-    note = (
-        f"the scene's GSD of {gsd:.3g} m is outside the model's {finest:g}-{coarsest:g} m: "
-        f"read and mapped at {target:g} m"
-    )
-    return scene.at_gsd(target), [note]
+def _thresholds(
+    card: Card, grid: Scene, bands: tuple[int, ...], scale: tuple[float, float] | None
+) -> tuple[float, ...] | None:
+    """What a model must know of the whole scene, from a glance at it that depends on nothing else."""
+    if card.weights is not None or card.thresholds:  # not a segmenter that the scene decides
+        return None
+    pixels, valid = _glance(grid, bands)
+    return scene_thresholds(card, converter(card.dtype, scale)(pixels), valid)
+
+
+def _glance(scene: Scene, bands: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The whole scene on at most 1024 x 1024 px, each the mean of what it covers: (bands, rows, cols), (rows, cols).
+
+    It is read in strips, so that a scene without overviews fits memory, too; all of it is read then.
+    """
+    ratio = max(1.0, max(scene.height, scene.width) / _GLANCE_PX)
+    small = scene.at_gsd(scene.gsd_m * ratio)
+    rows = max(1, int(_GLANCE_READ_PX / (ratio**2 * small.width)))
+    strips = [
+        small.read(Window(0, row, small.width, min(rows, small.height - row)), bands)
+        for row in range(0, small.height, rows)
+    ]
+    return np.concatenate([pixels for pixels, _ in strips], axis=1), np.concatenate([valid for _, valid in strips])
 
 
 def _snap(window: Window, core: int, scene: Scene) -> Window:
@@ -231,11 +269,19 @@ def _snap(window: Window, core: int, scene: Scene) -> Window:
     return Window(col_off, row_off, col_stop - col_off, row_stop - row_off)
 
 
-def seconds_per_tile(plan: Plan) -> float:
-    """Times the model on one tile of this machine (the second of two, after warming up)."""
-    infer = TorchRuntime(plan.card, device=plan.device, precision=plan.precision, halo=plan.lattice.halo)
-    side = plan.lattice.tile_size
-    tiles = np.zeros((infer.batch, len(plan.bands), side, side), dtype=np.uint8)
+def seconds_per_tile(plan: Plan, part: Pass) -> float:
+    """Times a pass's model on one tile of this machine (the second of two, after warming up)."""
+    infer = open_runtime(
+        part.card,
+        device=plan.device,
+        precision=plan.precision,
+        halo=part.lattice.halo,
+        refine=plan.settings.refine,
+        thresholds=part.thresholds,
+    )
+    side = part.lattice.tile_size
+    shape = (infer.batch, len(part.bands), side, side)
+    tiles = np.zeros(shape, dtype=np.uint8 if part.card.dtype == "uint8" else np.float32)
     infer(tiles)
     start = time.perf_counter()
     infer(tiles)

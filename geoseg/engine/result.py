@@ -11,7 +11,7 @@ import geopandas
 
 from geoseg.errors import InputError
 
-__all__ = ["LayerSummary", "Result", "StageTime"]
+__all__ = ["LayerSummary", "PassSummary", "Result", "StageTime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,37 @@ class LayerSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PassSummary:
+    """What one model's share of a run was.
+
+    Attributes:
+        model: its name.
+        version: of its weights.
+        classes: layers that it found.
+        gsd_m: of its mask, metres.
+        refine: how its scores were refined.
+        lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
+        valid_pixels: of its mask.
+        mask: file name of its mask.
+    """
+
+    model: str
+    version: str
+    classes: tuple[str, ...]
+    gsd_m: float
+    refine: str
+    lattice: Mapping[str, int]
+    valid_pixels: int
+    mask: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageTime:
     """What one stage took.
 
     Attributes:
         name: of the stage.
-        seconds: wall time.
+        seconds: wall time, of all passes.
         pixels: that it went over in this run, 0 where pixels are not its measure.
     """
 
@@ -50,6 +75,7 @@ class Result:
 
     Attributes:
         directory: where everything lies.
+        passes: of the models; none where a mask was given.
         layers: by class name.
         stages: in order.
         files: written, relative to the directory.
@@ -57,6 +83,7 @@ class Result:
     """
 
     directory: Path
+    passes: tuple[PassSummary, ...]
     layers: Mapping[str, LayerSummary]
     stages: tuple[StageTime, ...]
     files: tuple[str, ...]
@@ -77,6 +104,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; :meth:`from_json` is the way back."""
         return {
+            "passes": [asdict(part) for part in self.passes],
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "stages": [asdict(stage) for stage in self.stages],
             "files": list(self.files),
@@ -88,6 +116,7 @@ class Result:
         """Reads what :meth:`to_json` gave."""
         return cls(
             directory=directory,
+            passes=tuple(PassSummary(**part | {"classes": tuple(part["classes"])}) for part in record["passes"]),
             layers={name: LayerSummary(**layer) for name, layer in record["layers"].items()},
             stages=tuple(StageTime(**stage) for stage in record["stages"]),
             files=tuple(record["files"]),

@@ -1,9 +1,8 @@
-"""The run directory: manifest, chunk results, done-marks (floor 4).
+"""The working state of one mask: arrays, done-marks, rows and fragments of its chunks (floor 4).
 
 ::
 
-    DIR/.geoseg/
-        manifest.json        what the run is: its identity and its chunk; without it the store is nothing
+    DIR/.geoseg/town/                 of the pass of model town; `mask` where a mask was given
         arrays.zarr/         mask and confidence, and masks that a stage rewrote, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
         done/cleaned         the mask is cleaned; says in which array
@@ -11,12 +10,12 @@
         fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
 
 A file appears under its final name only when it is whole (temporary name, then rename), so a killed run leaves
-nothing half-written, and the next run with the same manifest does only what is missing.
+nothing half-written, and the next run with the same manifest (see :mod:`geoseg.engine.directory`) does only what is
+missing.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,77 +30,41 @@ from geoseg.atomic import remove_leftovers, staged
 from geoseg.errors import OutputError
 from geoseg.lattice import Chunk, Window
 
-__all__ = ["PREDICTED", "Store", "write_json"]
+__all__ = ["PREDICTED", "Store"]
 
 PREDICTED = ("mask", "confidence")
 """Names of the arrays that a model fills."""
 
-_FORMAT = 1
 _CLEANED = "cleaned"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object, atomically."""
-    with staged(path) as inside:
-        inside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One run directory's working state. Holds only the path, so it travels to workers.
+    """One mask's working state. Holds only the path, so it travels to workers.
 
     Attributes:
-        root: ``DIR/.geoseg``.
+        root: the folder.
     """
 
     root: Path
 
-    @property
-    def manifest_path(self) -> Path:
-        """Where the manifest lies."""
-        return self.root / "manifest.json"
-
-    def manifest(self) -> dict[str, Any] | None:
-        """The manifest of the run that this store holds, or ``None`` for a new one."""
-        try:
-            content: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{self.manifest_path} cannot be read: {error}; give another -o, or --overwrite"
-            ) from None
-        return content
-
-    def create(
-        self, manifest: Mapping[str, Any], *, chunk: int, shape: tuple[int, int], arrays: tuple[str, ...]
-    ) -> None:
-        """Makes an empty store; the manifest comes last.
+    def create(self, *, chunk: int, shape: tuple[int, int], arrays: tuple[str, ...]) -> None:
+        """Makes an empty store.
 
         Args:
-            manifest: what the run is.
             chunk: side of a chunk, pixels; each is one zarr chunk.
             shape: (rows, cols) of the arrays.
             arrays: names of the uint8 arrays that the run fills, 255 at first.
         """
-        self._discard()
         self.make_folders()
         group = zarr.create_group(store=self._arrays)
         for name in arrays:
             _add_array(group, name, chunk, shape)
-        write_json(self.manifest_path, {"format": _FORMAT} | dict(manifest))
 
     def make_folders(self) -> None:
         """Makes the store's folders, or those of them that are missing."""
-        for folder in (self.root, self._done, self._rows, self._fragments):
+        for folder in (self._done, self._rows, self._fragments):
             folder.mkdir(parents=True, exist_ok=True)
-
-    def _discard(self) -> None:
-        """Empties the store; the manifest goes first, so that nobody takes what is left for a run."""
-        self.manifest_path.unlink(missing_ok=True)
-        for folder in (self._done, self._rows, self._fragments, Path(self._arrays)):
-            if folder.exists():
-                shutil.rmtree(folder)
 
     @property
     def _arrays(self) -> str:

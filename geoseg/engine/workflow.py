@@ -4,7 +4,9 @@
 
     predict -> clean -> label -> trace -> join -> export
 
-``run`` goes through all of them, ``vectorize`` from *clean* on. Only coordinates, face labels and borders move
+``run`` goes through all of them, ``vectorize`` from *clean* on. Each model of a run is a *pass* with a mask of its own:
+passes that are shown the same pixels predict together, from one read of each tile; then every mask goes through the
+vector half alone, and the layers of all are written side by side. Only coordinates, face labels and borders move
 between this process and the workers; arrays and polygons pass through the store.
 """
 
@@ -16,7 +18,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,9 @@ from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
-from geoseg.engine.plan import Plan, make_plan
+from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Advance, Progress, Silent
-from geoseg.engine.result import LayerSummary, Result, StageTime
+from geoseg.engine.result import LayerSummary, PassSummary, Result, StageTime
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import InputError, SceneError, SettingsError
 from geoseg.export.cog import write_cog
@@ -49,6 +51,7 @@ __all__ = ["run", "vectorize"]
 
 _ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
 _WIDEST_PX = 64  # of openings, whose work grows with the width
+_GIVEN = "mask"  # what a mask is called that no model made
 _PACKAGES = (
     "geoseg",
     "torch",
@@ -87,50 +90,49 @@ def run(
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
     check_formats(settings.vector.formats)
     plan = make_plan(str(scene), settings, execution)
-    _width_px(plan.vector, plan.grid.gsd_m)
+    for part in plan.passes:
+        _width_px(part.vector, part.grid.gsd_m)
     identity = {"verb": "run", **plan.identity()}
     with RunDirectory(Path(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
             progress.note(f"{output.path} holds this run already, complete: nothing to do")
             return finished
-        plan = plan.with_chunk(output.chunk(plan.lattice.chunk))
+        plan = plan.with_chunks(output.chunks({part.name: part.lattice.chunk for part in plan.passes}))
         for note in plan.notes:
             progress.note(note)
         _warn_of_compilation(progress)
         watch = _Watch(progress)
-        lattice = plan.lattice
-        shape = (lattice.height, lattice.width)
         with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
-            store = output.open_store(chunk=lattice.chunk, shape=shape, arrays=PREDICTED)
-            predict_job = kernels.PredictJob(
-                scene=plan.grid,
-                within=plan.within,
-                bands=plan.bands,
-                scale=settings.scale,
-                model=plan.card.path,
-                model_digest=plan.card.digest,
-                lattice=lattice,
-                device=plan.device,
-                precision=plan.precision,
-                store=store,
-            )
-            _predict(predict_job, executor, watch)
-            predicted = kernels.StoredMask(store, *PREDICTED)
-            job = _vector_job(predicted, store, plan.grid, plan.vector)
-            job = _clean(job, lattice, plan.vector, plan.grid.gsd_m, executor, watch)
-            merge, valid = _label(job, lattice, executor, watch)
-            _trace(job, lattice, merge, executor, watch)
+            stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
+            for together in plan.reads:
+                _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
+            halves = [_vector_half_of(plan, part, stores[part.name], watch) for part in plan.passes]
+            halves = [_clean_label_trace(half, executor) for half in halves]
             worker_bytes = executor.peak_worker_bytes()
-        rows = _join(job, lattice, watch)
+        rows = [_join(half) for half in halves]
         with watch.stage("export"):
-            layers = read_layers(rows, plan.codes, crs=plan.grid.crs, datetime=plan.grid.datetime, model=plan.card.name)
-            files = [
-                *write_layers(output.path, layers, settings.vector.formats),
-                *_write_rasters(plan, store, output.path),
+            layers = [
+                read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
+                for part, files in zip(plan.passes, rows, strict=True)
             ]
-        result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
-        facts = _facts(asdict(replace(settings, vector=plan.vector)), plan.execution, lattice, valid, worker_bytes)
-        output.finish(result, facts | {"model": plan.card.name, "model_version": plan.card.version})
+            files = write_layers(
+                output.path, {name: layer for found in layers for name, layer in found.items()}, settings.vector.formats
+            )
+            for part in plan.passes:
+                files += _write_rasters(plan, part, stores[part.name], output.path)
+        result = Result(
+            directory=output.path,
+            passes=tuple(_summary_of_pass(plan, part, half) for part, half in zip(plan.passes, halves, strict=True)),
+            layers={
+                name: layer
+                for found, half in zip(layers, halves, strict=True)
+                for name, layer in _summaries(found, half).items()
+            },
+            stages=watch.stages,
+            files=tuple(path.name for path in files),
+            executor=executor.name,
+        )
+        output.finish(result, _facts(asdict(settings), plan.execution, worker_bytes))
     return result
 
 
@@ -185,26 +187,31 @@ def vectorize(
             progress.note(f"{output.path} holds these layers already, complete: nothing to do")
             return finished
         execution, _ = fit(execution, scene.height, scene.width, core=1)
-        chunk = output.chunk(execution.chunk or 1)
+        chunk = output.chunks({_GIVEN: execution.chunk or 1})[_GIVEN]
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
-        shape = (lattice.height, lattice.width)
         _warn_of_compilation(progress)
         watch = _Watch(progress)
-        job = _vector_job(kernels.SceneMask(scene), output.store, scene, settings)
+        half = _vector_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
         with _opened(execution, progress, gpus=0) as executor:
             if not output.resumes:  # refuses what is no mask, before anything is written
-                executor.run("check", kernels.check, job, lattice.chunks(), lambda *_: None)
-            output.open_store(chunk=chunk, shape=shape, arrays=())
-            job = _clean(job, lattice, settings, scene.gsd_m, executor, watch)
-            merge, valid = _label(job, lattice, executor, watch)
-            _trace(job, lattice, merge, executor, watch)
+                executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
+            output.open_stores({_GIVEN: lattice}, arrays=())
+            half = _clean_label_trace(half, executor)
             worker_bytes = executor.peak_worker_bytes()
-        rows = _join(job, lattice, watch)
+        rows = _join(half)
         with watch.stage("export"):
             layers = read_layers(rows, classes, crs=scene.crs, datetime=scene.datetime, model=None)
             files = write_layers(output.path, layers, settings.formats)
-        result = _result(output.path, layers, job.ground, valid, watch, files, executor.name)
-        output.finish(result, _facts(asdict(settings), execution, lattice, valid, worker_bytes))
+        result = Result(
+            directory=output.path,
+            passes=(),
+            layers=_summaries(layers, half),
+            stages=watch.stages,
+            files=tuple(path.name for path in files),
+            executor=executor.name,
+        )
+        facts = _facts(asdict(settings), replace(execution, chunk=chunk), worker_bytes)
+        output.finish(result, facts | {"lattice": asdict(lattice), "valid_pixels": half.valid_pixels})
     return result
 
 
@@ -230,18 +237,40 @@ def _check_classes(classes: Mapping[str, int], settings: VectorSettings) -> None
 
 
 class _Watch:
-    """Times the stages and shows them."""
+    """Times the stages and shows them; what a stage took is summed over the passes.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: sees them.
+        of: the passes, in words; empty where there is one.
+        times: of the stages so far.
+    """
+
+    def __init__(self, progress: Progress, of: str = "", times: dict[str, StageTime] | None = None) -> None:
         self._progress = progress
-        self.stages: list[StageTime] = []
+        self._of = of
+        self._times: dict[str, StageTime] = {} if times is None else times
+
+    @property
+    def stages(self) -> tuple[StageTime, ...]:
+        """What each stage took, in order."""
+        return tuple(self._times.values())
+
+    def of(self, passes: str) -> _Watch:
+        """The same watch, for the stages of some passes."""
+        return _Watch(self._progress, passes, self._times)
 
     @contextmanager
     def stage(self, name: str, pixels: int = 0) -> Iterator[Advance]:
         start = time.perf_counter()
-        with self._progress.stage(name, pixels) as advance:
+        with self._progress.stage(f"{name} {self._of}".rstrip(), pixels) as advance:
             yield advance
-        self.stages.append(StageTime(name, round(time.perf_counter() - start, 3), pixels))
+        before = self._times.get(name, StageTime(name, 0.0, 0))
+        seconds = before.seconds + time.perf_counter() - start
+        self._times[name] = StageTime(name, round(seconds, 3), before.pixels + pixels)
+
+
+def _watch_of(plan: Plan, passes: Sequence[Pass], watch: _Watch) -> _Watch:
+    return watch if len(plan.passes) == 1 else watch.of(", ".join(part.name for part in passes))
 
 
 @contextmanager
@@ -260,59 +289,124 @@ def _gpus(plan: Plan) -> int:
     return torch.cuda.device_count()
 
 
+def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> kernels.PredictJob:
+    """The job of passes that are shown the same pixels."""
+    shown = together[0]
+    return kernels.PredictJob(
+        scene=shown.grid,
+        within=shown.within,
+        bands=shown.bands,
+        dtype=shown.card.dtype,
+        scale=shown.scale,
+        lattice=shown.lattice,
+        device=plan.device,
+        precision=plan.precision,
+        refine=plan.settings.refine,
+        shares=tuple(
+            kernels.PredictShare(part.card.path, part.card.digest, part.thresholds, stores[part.name])
+            for part in together
+        ),
+    )
+
+
 def _predict(job: kernels.PredictJob, executor: Executor, watch: _Watch) -> None:
-    chunks = [chunk for chunk in job.lattice.chunks() if not job.store.is_predicted(chunk)]
-    with watch.stage("predict", sum(chunk.window.area for chunk in chunks)) as advance:
+    pixels = {chunk: chunk.window.area * len(job.lacking(chunk)) for chunk in job.lattice.chunks()}
+    chunks = [chunk for chunk in pixels if pixels[chunk]]
+    with watch.stage("predict", sum(pixels.values())) as advance:
         executor.run(
             "predict",
             kernels.predict,
             job,
             chunks,
-            lambda chunk, _: advance(chunk.window.area),
+            lambda chunk, _: advance(pixels[chunk]),
             needs_gpu=job.device == "cuda",
         )
 
 
-def _clean(
-    job: kernels.VectorJob,
-    lattice: Lattice,
-    settings: VectorSettings,
-    gsd_m: float,
-    executor: Executor,
-    watch: _Watch,
-) -> kernels.VectorJob:
-    """Gives what is too narrow or too small to its neighbours; returns the job that reads the mask after that.
+@dataclass(frozen=True, slots=True)
+class _VectorHalf:
+    """What becomes of one mask.
 
-    Each pass reads one array and writes another, so a run that is stopped in between can begin again.
+    Attributes:
+        job: reads the mask, as it was given or cleaned.
+        lattice: its chunks.
+        settings: what shapes its layers.
+        gsd_m: of its pixels.
+        watch: times the stages.
+        valid_pixels: of the mask, once they are counted.
     """
+
+    job: kernels.VectorJob
+    lattice: Lattice
+    settings: VectorSettings
+    gsd_m: float
+    watch: _Watch
+    valid_pixels: int = 0
+
+
+def _vector_half(
+    source: kernels.MaskSource, store: Store, grid: Scene, lattice: Lattice, settings: VectorSettings, watch: _Watch
+) -> _VectorHalf:
+    job = kernels.VectorJob(
+        source=source,
+        store=store,
+        ground=Ground(grid.transform, grid.crs, (grid.height, grid.width)),
+        tolerance_px=(settings.simplify_m or 0) / grid.gsd_m,
+        method=settings.simplify_method,
+        smooth=settings.smooth,
+        boundaries=settings.boundaries,
+        growth_px=settings.growth_px,
+    )
+    return _VectorHalf(job, lattice, settings, grid.gsd_m, watch)
+
+
+def _vector_half_of(plan: Plan, part: Pass, store: Store, watch: _Watch) -> _VectorHalf:
+    predicted = kernels.StoredMask(store, *PREDICTED)
+    return _vector_half(predicted, store, part.grid, part.lattice, part.vector, _watch_of(plan, [part], watch))
+
+
+def _clean_label_trace(half: _VectorHalf, executor: Executor) -> _VectorHalf:
+    """All of the vector half that workers do."""
+    half = _clean(half, executor)
+    merge, valid_pixels = _label(half, executor)
+    _trace(half, merge, executor)
+    return replace(half, valid_pixels=valid_pixels)
+
+
+def _clean(half: _VectorHalf, executor: Executor) -> _VectorHalf:
+    """Gives what is too narrow or too small to its neighbours; from then on that mask is read.
+
+    Each turn reads one array and writes another, so a run that is stopped in between can begin again.
+    """
+    job, lattice, settings = half.job, half.lattice, half.settings
     rules = SieveRules(
         scene_shape=job.scene_shape,
         least_m2=_least_areas(settings),
         pixel_area_m2=job.ground.pixel_area_m2,
         boundaries=dict(settings.boundaries),
     )
-    width_px = _width_px(settings, gsd_m)
+    width_px = _width_px(settings, half.gsd_m)
     cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, width_px)
     chunks = list(lattice.chunks())
     if (array := job.store.cleaned()) is not None:
-        return replace(job, source=job.source.cleaned(job.store, array))
+        return replace(half, job=replace(job, source=job.source.cleaned(job.store, array)))
 
     def rewriting(array: str) -> kernels.CleanJob:
-        """The next pass, which reads what the last one wrote."""
+        """The next turn, which reads what the last one wrote."""
         job.store.add_array(array, chunk=lattice.chunk, shape=job.scene_shape)
         return replace(cleaning, array=array)
 
     if width_px > 1:
-        with watch.stage("open", lattice.window.area) as advance:
+        with half.watch.stage("open", lattice.window.area) as advance:
             opening = rewriting("opened")
             executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))
             cleaning = replace(cleaning, source=opening.cleaned)
     if rules.least_m2:
-        with watch.stage("sieve"):
+        with half.watch.stage("sieve"):
             cleaning = replace(cleaning, source=_sieve(cleaning, rewriting, chunks, executor))
     if isinstance(cleaning.source, kernels.StoredMask) and cleaning.source != job.source:
         job.store.mark_cleaned(cleaning.source.array)
-    return replace(job, source=cleaning.source)
+    return replace(half, job=replace(job, source=cleaning.source))
 
 
 def _sieve(
@@ -373,10 +467,11 @@ def _least_areas(settings: VectorSettings) -> dict[int, float]:
     return {code: area for code, area in ({BACKGROUND: settings.fill_holes_m2} | least).items() if area}
 
 
-def _label(job: kernels.VectorJob, lattice: Lattice, executor: Executor, watch: _Watch) -> tuple[Merge, int]:
+def _label(half: _VectorHalf, executor: Executor) -> tuple[Merge, int]:
     """Labels all chunks and merges their faces; also counts the pixels with data."""
+    job, lattice = half.job, half.lattice
     found = {}
-    with watch.stage("label", lattice.window.area) as advance:
+    with half.watch.stage("label", lattice.window.area) as advance:
 
         def keep(chunk: Chunk, result: tuple[Any, int]) -> None:
             found[chunk.key] = result
@@ -387,31 +482,18 @@ def _label(job: kernels.VectorJob, lattice: Lattice, executor: Executor, watch: 
         return merge_faces(faces, job.scene_shape), sum(valid for _, valid in found.values())
 
 
-def _trace(job: kernels.VectorJob, lattice: Lattice, merge: Merge, executor: Executor, watch: _Watch) -> None:
-    chunks = [chunk for chunk in lattice.chunks() if not job.store.is_traced(chunk)]
-    with watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
+def _trace(half: _VectorHalf, merge: Merge, executor: Executor) -> None:
+    chunks = [chunk for chunk in half.lattice.chunks() if not half.job.store.is_traced(chunk)]
+    with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
         items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
-        executor.run("trace", kernels.trace, job, items, lambda item, _: advance(item[0].window.area))
+        executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))
 
 
-def _vector_job(source: kernels.MaskSource, store: Store, grid: Scene, settings: VectorSettings) -> kernels.VectorJob:
-    return kernels.VectorJob(
-        source=source,
-        store=store,
-        ground=Ground(grid.transform, grid.crs, (grid.height, grid.width)),
-        tolerance_px=(settings.simplify_m or 0) / grid.gsd_m,
-        method=settings.simplify_method,
-        smooth=settings.smooth,
-        boundaries=settings.boundaries,
-        growth_px=settings.growth_px,
-    )
-
-
-def _join(job: kernels.VectorJob, lattice: Lattice, watch: _Watch) -> list[Path]:
+def _join(half: _VectorHalf) -> list[Path]:
     """Sweeps over the rows of chunks and finishes what they could not; returns the files of all rows."""
-    store = job.store
+    job, lattice, store = half.job, half.lattice, half.job.store
     files = []
-    with watch.stage("join", lattice.window.area) as advance:
+    with half.watch.stage("join", lattice.window.area) as advance:
         joiner = job.joiner()
         for row, in_row in groupby(lattice.chunks(), key=lambda chunk: chunk.window.row_off):
             chunks = list(in_row)
@@ -425,20 +507,25 @@ def _join(job: kernels.VectorJob, lattice: Lattice, watch: _Watch) -> list[Path]
     return files
 
 
-def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
+def _mask_name(plan: Plan, part: Pass, array: str = "mask") -> str:
+    """File name of a pass's mask or confidence."""
+    return f"{array}.tif" if len(plan.passes) == 1 else f"{array}_{part.name}.tif"
+
+
+def _write_rasters(plan: Plan, part: Pass, store: Store, directory: Path) -> list[Path]:
     tags = {
-        "MODEL": f"{plan.card.name} {plan.card.version}",
+        "MODEL": f"{part.name} {part.card.version}",
         "GENERATOR": f"geoseg {importlib.metadata.version('geoseg')}",
     }
-    place = {"transform": plan.grid.transform, "crs": plan.grid.crs, "nodata": NODATA}
-    mask, confidence = directory / "mask.tif", directory / "confidence.tif"
-    colours = {entry.code: (*entry.colour, 255) for entry in plan.card.classes}
+    place = {"transform": part.grid.transform, "crs": part.grid.crs, "nodata": NODATA}
+    mask, confidence = (directory / _mask_name(plan, part, array) for array in PREDICTED)
+    colours = {entry.code: (*entry.colour, 255) for entry in part.card.classes}
     write_cog(
         mask,
         store.array("mask"),
         **place,
         colours={0: (0, 0, 0, 0)} | colours,
-        categories={0: "background"} | {entry.code: entry.name for entry in plan.card.classes},
+        categories={0: "background"} | {entry.code: entry.name for entry in part.card.classes},
         overview_resampling="mode",
         description="class",
         tags=tags,
@@ -457,25 +544,31 @@ def _write_rasters(plan: Plan, store: Store, directory: Path) -> list[Path]:
     return [mask, *([beside] if beside.exists() else []), confidence]
 
 
-def _result(
-    directory: Path,
-    layers: Mapping[str, Layer],
-    ground: Ground,
-    valid: int,
-    watch: _Watch,
-    files: Sequence[Path],
-    executor: str,
-) -> Result:
+def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
+    return PassSummary(
+        model=part.name,
+        version=part.card.version,
+        classes=tuple(part.codes),
+        gsd_m=part.grid.gsd_m,
+        refine=plan.settings.refine,
+        lattice=asdict(part.lattice),
+        valid_pixels=half.valid_pixels,
+        mask=_mask_name(plan, part),
+    )
+
+
+def _summaries(layers: Mapping[str, Layer], half: _VectorHalf) -> dict[str, LayerSummary]:
+    """What the layers of one mask hold."""
+    ground = half.job.ground
     rows, cols = ground.shape
     try:
-        ground_m2 = valid / (rows * cols) * ground.scene_area_m2()
+        ground_m2 = half.valid_pixels / (rows * cols) * ground.scene_area_m2()
     except InputError:  # corners of the scene lie off the earth: a full disk
         ground_m2 = math.nan
-    summaries = {
+    return {
         name: LayerSummary(len(layer), round(layer.area_m2, 2), _share(layer.area_m2, ground_m2))
         for name, layer in layers.items()
     }
-    return Result(directory, summaries, tuple(watch.stages), tuple(path.name for path in files), executor)
 
 
 def _share(area_m2: float, ground_m2: float) -> float | None:
@@ -484,15 +577,11 @@ def _share(area_m2: float, ground_m2: float) -> float | None:
     return round(area_m2 / ground_m2, 6) if ground_m2 else 0.0
 
 
-def _facts(
-    settings: Mapping[str, Any], execution: Execution, lattice: Lattice, valid: int, worker_bytes: int
-) -> dict[str, Any]:
+def _facts(settings: Mapping[str, Any], execution: Execution, worker_bytes: int) -> dict[str, Any]:
     """What ``run.json`` tells beyond the result."""
     return {
         "settings": dict(settings),
-        "execution": asdict(execution) | {"chunk": lattice.chunk},
-        "lattice": asdict(lattice),
-        "valid_pixels": valid,
+        "execution": asdict(execution),
         "peak_memory_bytes": {"worker": worker_bytes, "driver": peak_bytes()},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from geoseg.models.card import CARD_SUFFIX, Card
 from geoseg.models.download import cache_folder
 from geoseg.models.smp_hub import CONFIG
 
-__all__ = ["available", "downloadable", "find", "is_architecture", "load", "names"]
+__all__ = ["automatic", "available", "downloadable", "find", "is_architecture", "load", "names"]
 
 _SHIPPED = ("weights", "cards")  # networks, segmenters without weights
 _ENTRIES = "entries"  # cards of models whose weights are elsewhere
@@ -26,6 +27,19 @@ def _cards(*folders: str) -> dict[str, Path]:
 def available() -> list[Card]:
     """The cards of all shipped models, by name."""
     return [Card.read(path) for path in _cards(*_SHIPPED).values()]
+
+
+def automatic() -> list[Card]:
+    """The shipped cards that a run chooses from unless it is told, the most preferred first.
+
+    A model that was trained for a narrower range of GSDs (as a ratio) is preferred, as the more specialised one.
+    """
+
+    def breadth(card: Card) -> float:
+        finest, coarsest = card.gsd_range_m
+        return coarsest / finest if finest else math.inf
+
+    return sorted((card for card in available() if card.automatic), key=breadth)
 
 
 def downloadable() -> list[Card]:

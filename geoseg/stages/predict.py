@@ -1,12 +1,13 @@
-"""Turns a chunk's tiles into its mask and confidence (floor 2)."""
+"""Turns a chunk's tiles into masks and confidences, one of each for every model that looks at them (floor 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,31 @@ from numpy.typing import NDArray
 from geoseg.codes import NODATA
 from geoseg.lattice import Tile, Window
 
-__all__ = ["Infer", "Read", "predict_chunk", "to_uint8"]
+__all__ = ["Convert", "Infer", "Network", "Read", "converter", "predict_chunk", "to_float32", "to_uint8"]
 
 Read: TypeAlias = Callable[[Window], tuple[NDArray[np.generic], NDArray[np.bool_]]]
 """window -> pixels (bands, rows, cols), valid (rows, cols)"""
 
-Infer: TypeAlias = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+Convert: TypeAlias = Callable[[NDArray[np.generic]], NDArray[Any]]
+"""values of the scene -> values that models take, of the same shape"""
+
+Infer: TypeAlias = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """tiles (batch, bands, tile, tile) -> mask, confidence, each (batch, core, core)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A model that looks at tiles.
+
+    Attributes:
+        infer: the model.
+        batch: tiles per call of ``infer``.
+        fill: (bands,) of the type that the model takes, seen by it where there is no data.
+    """
+
+    infer: Infer
+    batch: int
+    fill: NDArray[Any]
 
 
 def to_uint8(pixels: NDArray[np.generic], scale: tuple[float, float] | None) -> NDArray[np.uint8]:
@@ -40,63 +59,82 @@ def to_uint8(pixels: NDArray[np.generic], scale: tuple[float, float] | None) -> 
     return finite.clip(0, 255).round().astype(np.uint8)
 
 
+def to_float32(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """A scene's values as they are, for models that take any.
+
+    Args:
+        pixels: any shape and real dtype.
+    """
+    return pixels.astype(np.float32, copy=False)
+
+
+def converter(dtype: Literal["uint8", "any"], scale: tuple[float, float] | None) -> Convert:
+    """What brings a scene's values to those that a model takes.
+
+    Args:
+        dtype: of the model's input: 0-255, or values as they are.
+        scale: see :func:`to_uint8`.
+    """
+    return to_float32 if dtype == "any" else partial(to_uint8, scale=scale)
+
+
 def predict_chunk(
     tiles: Iterable[Tile],
     window: Window,
     *,
     read: Read,
-    infer: Infer,
-    batch: int,
-    fill: NDArray[np.uint8],
-    scale: tuple[float, float] | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    convert: Convert,
+    networks: Sequence[Network],
+) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Predicts one chunk, tile by tile.
 
-    Each batch has the same shape (the last one is padded by its own last tile), so a tile meets the same arithmetic
-    in whichever chunk it lies. Tiles without a valid pixel in their core are skipped. Pixels without data reach the
-    network as ``fill``, a constant, so that a tile's scores depend on nothing outside it.
+    Each tile is read once, however many networks look at it. Each batch of a network has the same shape (the last one
+    is padded by its own last tile), so a tile meets the same arithmetic in whichever chunk it lies. Tiles without a
+    valid pixel in their core are skipped. Pixels without data reach a network as its ``fill``, a constant, so that a
+    tile's scores depend on nothing outside it.
 
     Args:
         tiles: the chunk's tiles.
         window: the chunk, in scene pixels.
         read: reads the scene, reflecting at its edges.
-        infer: the model.
-        batch: tiles per call of ``infer``.
-        fill: (bands,) uint8, seen by the model where there is no data.
-        scale: see :func:`to_uint8`.
+        convert: brings the scene's values to those that all of the networks take.
+        networks: the models.
 
     Returns:
-        mask and confidence, each (rows, cols) uint8, 255 where there is no data.
+        mask and confidence of each network, (rows, cols) uint8, 255 where there is no data.
     """
-    mask = np.full((window.height, window.width), NODATA, dtype=np.uint8)
-    confidence = np.full_like(mask, NODATA)
-    for group in _prefetched(_batches(_readable(tiles, read, fill, scale), batch)):
-        stack = np.stack([pixels for _, pixels, _ in group] + [group[-1][1]] * (batch - len(group)))
-        codes, scores = infer(stack)
-        for (tile, _, valid), tile_codes, tile_scores in zip(group, codes, scores, strict=False):
-            place = tile.core.slices(window)
-            inside = (slice(0, tile.core.height), slice(0, tile.core.width))
-            mask[place] = np.where(valid, tile_codes[inside], NODATA)
-            confidence[place] = np.where(valid, tile_scores[inside], NODATA)
-    return mask, confidence
+    shape = (window.height, window.width)
+    results = [(np.full(shape, NODATA, np.uint8), np.full(shape, NODATA, np.uint8)) for _ in networks]
+    largest = max(network.batch for network in networks)
+    for group in _prefetched(_batches(_readable(tiles, read, convert), largest)):
+        for network, (mask, confidence) in zip(networks, results, strict=True):
+            for start in range(0, len(group), network.batch):
+                batch = group[start : start + network.batch]
+                codes, scores = network.infer(_stack(batch, network))
+                for (tile, _, valid), tile_codes, tile_scores in zip(batch, codes, scores, strict=False):
+                    known = valid[tile.core.slices(tile.outer)]
+                    inside = (slice(0, tile.core.height), slice(0, tile.core.width))
+                    mask[tile.core.slices(window)] = np.where(known, tile_codes[inside], NODATA)
+                    confidence[tile.core.slices(window)] = np.where(known, tile_scores[inside], NODATA)
+    return results
 
 
-_Ready: TypeAlias = tuple[Tile, NDArray[np.uint8], NDArray[np.bool_]]
+_Ready: TypeAlias = tuple[Tile, NDArray[Any], NDArray[np.bool_]]
 
 
-def _readable(
-    tiles: Iterable[Tile], read: Read, fill: NDArray[np.uint8], scale: tuple[float, float] | None
-) -> Iterator[_Ready]:
-    """Reads the tiles that have data in their core: tile, pixels (bands, tile, tile), valid (core rows, core cols)."""
+def _readable(tiles: Iterable[Tile], read: Read, convert: Convert) -> Iterator[_Ready]:
+    """Reads the tiles that have data in their core: tile, pixels (bands, tile, tile), valid (tile, tile)."""
     for tile in tiles:
         pixels, valid = read(tile.outer)
-        core_valid = valid[tile.core.slices(tile.outer)]
-        if not core_valid.any():
-            continue
-        values = to_uint8(pixels, scale)
-        if not valid.all():
-            values = np.where(valid, values, fill[:, None, None])
-        yield tile, values, core_valid
+        if valid[tile.core.slices(tile.outer)].any():
+            yield tile, convert(pixels), valid
+
+
+def _stack(batch: Sequence[_Ready], network: Network) -> NDArray[Any]:
+    """The tiles as a network takes them, as many as it takes."""
+    fill = network.fill[:, None, None]
+    stack = [pixels if valid.all() else np.where(valid, pixels, fill) for _, pixels, valid in batch]
+    return np.stack(stack + stack[-1:] * (network.batch - len(stack)))
 
 
 def _batches(items: Iterator[_Ready], size: int) -> Iterator[list[_Ready]]:

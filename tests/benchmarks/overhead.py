@@ -27,9 +27,10 @@ def main() -> None:
     settings = geoseg.RunSettings(bands=tuple(options.bands.split(",")) if options.bands else None)
     execution = geoseg.Execution(serial=True)
     plan = geoseg.make_plan(options.scene, settings, execution)
-    infer = TorchRuntime(plan.card, device=plan.device, precision=plan.precision, halo=plan.lattice.halo)
-    side = plan.lattice.tile_size
-    tiles = np.random.default_rng(0).integers(0, 256, (infer.batch, len(plan.bands), side, side), dtype=np.uint8)
+    [part] = plan.passes
+    infer = TorchRuntime(part.card, device=plan.device, precision=plan.precision, halo=part.lattice.halo)
+    side = part.lattice.tile_size
+    tiles = np.random.default_rng(0).integers(0, 256, (infer.batch, len(part.bands), side, side), dtype=np.uint8)
 
     def network_seconds() -> float:
         """Median of five batches, per tile."""
@@ -47,14 +48,14 @@ def main() -> None:
         result = geoseg.run(options.scene, Path(folder) / "layers", settings=settings, execution=execution)
         wall = time.perf_counter() - start
     per_tile = (before + network_seconds()) / 2
-    network = per_tile * plan.tiles
+    network = per_tile * part.tiles
     predict = next(stage.seconds for stage in result.stages if stage.name == "predict")
-    factor = (side / plan.lattice.core) ** 2
+    factor = (side / part.lattice.core) ** 2
     speed = side * side / 1e6 / per_tile
-    print(f"network alone      {network:7.2f} s on {plan.tiles} tiles, {speed:.2f} Mpx/s on one core")
+    print(f"network alone      {network:7.2f} s on {part.tiles} tiles, {speed:.2f} Mpx/s on one core")
     print(f"predict stage      {predict:7.2f} s, {predict / network:.3f} x the network")
     print(f"whole run          {wall:7.2f} s, {wall / network:.3f} x the network")
-    print(f"halo factor        {factor:.3f} (tile {side}, core {plan.lattice.core})")
+    print(f"halo factor        {factor:.3f} (tile {side}, core {part.lattice.core})")
 
 
 if __name__ == "__main__":

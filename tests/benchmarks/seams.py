@@ -63,8 +63,9 @@ def compare_with_centred(
     plan = geoseg.make_plan(
         scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(serial=True)
     )
-    infer = TorchRuntime(plan.card, device=plan.device, precision=plan.precision, halo=lattice["halo"])
-    fill = np.array(plan.card.mean).round().astype(np.uint8)[:, None, None]
+    [part] = plan.passes
+    infer = TorchRuntime(part.card, device=plan.device, precision=plan.precision, halo=lattice["halo"])
+    fill = np.array(part.card.mean).round().astype(np.uint8)[:, None, None]
     core, halo = lattice["core"], lattice["halo"]
     for axis, name in ((0, "rows"), (1, "columns")):
         if name not in axes:
@@ -73,8 +74,8 @@ def compare_with_centred(
         for border in range(core, mask.shape[axis], core):
             for start in range(0, mask.shape[1 - axis], core * every):
                 row, col = (border - core // 2, start) if axis == 0 else (start, border - core // 2)
-                values, valid = plan.grid.read(
-                    Window(col - halo, row - halo, core + 2 * halo, core + 2 * halo), plan.bands
+                values, valid = part.grid.read(
+                    Window(col - halo, row - halo, core + 2 * halo, core + 2 * halo), part.bands
                 )
                 if not valid[halo : halo + core, halo : halo + core].any():
                     continue
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--axes", default="rows,columns", help="which borders to compare with --scene")
     parser.add_argument("--every", type=int, default=1, help="compare every n-th tile along a border")
     options = parser.parse_args()
-    lattice = json.loads((options.directory / "run.json").read_text())["lattice"]
+    lattice = json.loads((options.directory / "run.json").read_text())["passes"][0]["lattice"]
     with rasterio.open(options.directory / "mask.tif") as raster:
         mask = raster.read(1)
     for what, count in (("class changes", changes), ("straight edges >= 8 px", long_edges)):

@@ -17,18 +17,42 @@ CORE = TILE - 2 * HALO
 
 
 @pytest.fixture(scope="session")
-def small_card(tmp_path_factory) -> Path:
-    """The default model's card with 128-px tiles; its weights lie beside it."""
-    folder = tmp_path_factory.mktemp("model")
+def write_card(tmp_path_factory):
+    """Returns a function that writes a card of the shipped weights with small tiles, and gives its path."""
+    folder = tmp_path_factory.mktemp("models")
     shipped = zoo.load("rgb-lite0")
-    item = shipped.to_item()
-    properties = item["properties"]
-    properties["geoseg:halo"] = HALO
-    properties["mlm:input"][0]["input"]["shape"][-2:] = [TILE, TILE]
     (folder / shipped.weights).write_bytes(shipped.weights_path.read_bytes())
-    path = folder / "small.card.json"
-    path.write_text(json.dumps(item), encoding="utf-8")
-    return path
+
+    def write(
+        name: str,
+        *,
+        gsd_m: tuple[float, float] = shipped.gsd_range_m,
+        classes: tuple[str, str, str, str] = ("water", "road", "field", "parking"),
+        mean: float | None = None,
+        bands: tuple[str, str, str] = ("red", "green", "blue"),
+        tile: int = TILE,
+    ) -> Path:
+        item = shipped.to_item()
+        properties = item["properties"]
+        properties |= {"mlm:name": name, "geoseg:halo": HALO, "geoseg:gsd_range_m": list(gsd_m)}
+        tiles, scores = properties["mlm:input"][0], properties["mlm:output"][0]
+        tiles["input"]["shape"][-2:] = [tile, tile]
+        tiles["bands"] = [{"name": band} for band in bands]
+        if mean is not None:
+            tiles["value_scaling"][0]["mean"] = mean
+        for entry, known in zip(scores["classification:classes"][1:], classes, strict=True):
+            entry["name"] = known
+        path = folder / f"{len(list(folder.iterdir()))}.card.json"
+        path.write_text(json.dumps(item), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_card(write_card) -> Path:
+    """The default model's card with 128-px tiles; its weights lie beside it."""
+    return write_card("rgb-lite0")
 
 
 def paint(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -349,8 +349,10 @@ def test_rewritten_masks_do_not_outlive_the_run(write_mask, tmp_path):
         write_mask(MASKS["realistic"]), tmp_path / "out", settings=settings, execution=Execution(serial=True)
     )
     left = sorted(path.name for path in (tmp_path / "out" / ".geoseg").iterdir())
-    assert left == ["arrays.zarr", "done", "lock", "manifest.json"]
-    assert [path.name for path in (tmp_path / "out" / ".geoseg" / "arrays.zarr").iterdir()] == ["zarr.json"]
+    assert left == ["lock", "manifest.json", "masks"]
+    [store] = (tmp_path / "out" / ".geoseg" / "masks").iterdir()
+    assert sorted(path.name for path in store.iterdir()) == ["arrays.zarr", "done"]
+    assert [path.name for path in (store / "arrays.zarr").iterdir()] == ["zarr.json"]
 
 
 def test_a_scene_whose_corners_lie_off_the_earth(write_mask, tmp_path):

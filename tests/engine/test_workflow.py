@@ -29,7 +29,7 @@ NAMES = ("water", "road", "field", "parking")
 
 @pytest.fixture(scope="session")
 def settings(small_card) -> RunSettings:
-    return RunSettings(model=str(small_card), vector=VectorSettings(min_area_m2=0))
+    return RunSettings(models=(str(small_card),), vector=VectorSettings(min_area_m2=0))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def test_leaves_all_files_and_tells_what_they_are(finished, land):
     assert set(finished.files) == expected | {"mask.tif", "mask.tif.aux.xml", "confidence.tif"}
     record = json.loads((finished.directory / "run.json").read_text())
     assert record["identity"]["scene"] == str(land)
-    assert record["lattice"]["core"] == CORE
+    assert record["passes"][0]["lattice"]["core"] == CORE
     assert {stage["name"] for stage in record["stages"]} >= {"predict", "label", "trace", "join", "export"}
     assert not list(finished.directory.glob(".partial*"))
 
@@ -274,7 +274,7 @@ def test_directories_of_others_are_left_alone(land, settings, tmp_path):
         ({"bands": ("1", "2")}, SettingsError, "names 2 bands"),
         ({"bands": ("1", "2", "9")}, SceneError, "9"),
         ({"halo": 7}, SettingsError, "multiple of its stride"),
-        ({"model": "nonesuch"}, InputError, "no model 'nonesuch'"),
+        ({"models": ("nonesuch",)}, InputError, "no model 'nonesuch'"),
         ({"bounds": (10.0, 10.0, 11.0, 11.0)}, SceneError, "outside"),
         ({"vector": VectorSettings(formats=("shp",))}, SettingsError, "shp.*geojson"),
     ],
@@ -322,15 +322,12 @@ def test_two_runs_do_not_share_a_directory(land, settings, tmp_path, monkeypatch
     geoseg.run(land, home, settings=settings, execution=SERIAL)
 
 
-def test_another_card_is_another_run(land, settings, small_card, tmp_path):
+def test_another_card_is_another_run(land, settings, write_card, tmp_path):
     home = tmp_path / "layers"
     geoseg.run(land, home, settings=settings, execution=SERIAL)
-    item = json.loads(small_card.read_text())
-    item["properties"]["mlm:input"][0]["value_scaling"][0]["mean"] = 10.0
-    other = small_card.with_name("other.card.json")
-    other.write_text(json.dumps(item))
+    other = write_card("rgb-lite0", mean=10.0)
     with pytest.raises(OutputError, match="model_digest is"):
-        geoseg.run(land, home, settings=replace(settings, model=str(other)), execution=SERIAL)
+        geoseg.run(land, home, settings=replace(settings, models=(str(other),)), execution=SERIAL)
 
 
 def test_a_block_that_cannot_be_read_fails_its_chunks_only(write_scene, settings, tmp_path):
@@ -341,7 +338,7 @@ def test_a_block_that_cannot_be_read_fails_its_chunks_only(write_scene, settings
         file.truncate(int(scene.stat().st_size * 0.7))
     with pytest.raises(ChunkError, match=r"chunks failed in stage predict.*ReadError"):
         geoseg.run(scene, tmp_path / "layers", settings=settings, execution=SERIAL)
-    assert any((tmp_path / "layers" / ".geoseg" / "done").iterdir())
+    assert any((tmp_path / "layers" / ".geoseg" / "masks" / "rgb-lite0" / "done").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["geographic", "rotated"])

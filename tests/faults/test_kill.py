@@ -65,7 +65,7 @@ def test_killed_and_run_again(command, tmp_path, how, signal_number, code):
     subprocess.run([*command, "-o", str(whole), "--serial"], check=True, timeout=120)
     home = tmp_path / "killed"
     with subprocess.Popen([*command, "-o", str(home), how], stderr=subprocess.PIPE, text=True) as process:
-        done = home / ".geoseg" / "done"
+        done = home / ".geoseg" / "masks" / "rgb-lite0" / "done"
         deadline = time.monotonic() + 100
         while not (done.exists() and len(list(done.iterdir())) >= 3):
             assert process.poll() is None, process.stderr.read()
@@ -123,7 +123,7 @@ def test_killed_while_tracing_and_run_again(coarse_mask, tmp_path):
     command += ["--chunk", "16", "--serial", "--quiet"]
     whole, home = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "-o", str(whole)], check=True, timeout=120)
-    fragments = home / ".geoseg" / "fragments"
+    fragments = home / ".geoseg" / "masks" / "mask" / "fragments"
     kill_when(home, lambda: len(list(fragments.glob("*.npz"))) >= 5, command)
     kept = list(fragments.glob("*.npz"))
     assert 5 <= len(kept) < 13 * 14, "it was too late"
@@ -147,7 +147,8 @@ def test_killed_while_cleaning_and_run_again(coarse_mask, tmp_path, name):
     assert clean(coarse_mask, whole) == ["open", "sieve", "label", "trace", "join", "export"]
     command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--chunk", "30", "--serial", "--quiet"]
     command += ["--min-area", "12", "--fill-holes", "9", "--min-width", "3"]
-    chunks, mark = home / ".geoseg" / "arrays.zarr" / name / "c", home / ".geoseg" / "done" / "cleaned"
+    store = home / ".geoseg" / "masks" / "mask"
+    chunks, mark = store / "arrays.zarr" / name / "c", store / "done" / "cleaned"
     kill_when(home, mark.exists if name == "cleaned" else lambda: len(list(chunks.glob("*/*"))) >= 3, command)
     assert mark.exists() == (name == "cleaned"), "it was too late"
     again = clean(coarse_mask, home)

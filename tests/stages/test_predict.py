@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from geoseg.lattice import Lattice, Window
-from geoseg.stages.predict import predict_chunk, to_uint8
+from geoseg.stages.predict import Network, predict_chunk, to_float32, to_uint8
 
 FILL = np.array([7, 8, 9], np.uint8)
 
@@ -31,6 +31,10 @@ def reader(pixels, valid):
     return read
 
 
+def same(pixels):
+    return pixels
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (30, 50), (64, 64), (65, 129)])
 def test_every_valid_pixel_once_in_batches_of_one_shape(height, width, batch):
@@ -40,8 +44,9 @@ def test_every_valid_pixel_once_in_batches_of_one_shape(height, width, batch):
     lattice = Lattice.for_scene(height, width, core=16, halo=8, chunk=32)
     model = Model(8)
     for chunk in lattice.chunks():
-        mask, confidence = predict_chunk(
-            lattice.tiles(chunk), chunk.window, read=reader(pixels, valid), infer=model, batch=batch, fill=FILL
+        network = Network(model, batch, FILL)
+        [(mask, confidence)] = predict_chunk(
+            lattice.tiles(chunk), chunk.window, read=reader(pixels, valid), convert=same, networks=[network]
         )
         here = chunk.window.slices()
         np.testing.assert_array_equal(mask, np.where(valid[here], pixels[0][here] % 5, 255))
@@ -56,8 +61,8 @@ def test_tiles_without_data_are_skipped():
     valid[:, :32] = True
     model = Model(0)
     [chunk] = lattice.chunks()
-    mask, _ = predict_chunk(
-        lattice.tiles(chunk), chunk.window, read=reader(pixels, valid), infer=model, batch=1, fill=FILL
+    [(mask, _)] = predict_chunk(
+        lattice.tiles(chunk), chunk.window, read=reader(pixels, valid), convert=same, networks=[Network(model, 1, FILL)]
     )
     assert len(model.shapes) == 1
     assert (mask[:, :32] == 1).all()
@@ -74,20 +79,42 @@ def test_nodata_reaches_the_model_as_the_fill():
         lattice.tiles(chunk),
         chunk.window,
         read=reader(np.full((3, 32, 32), 200, np.uint8), valid),
-        infer=model,
-        batch=1,
-        fill=FILL,
+        convert=same,
+        networks=[Network(model, 1, FILL)],
     )
     np.testing.assert_array_equal(model.seen[0][0, :, 3, 4], FILL)
     assert (model.seen[0][0, :, valid] == 200).all()
+
+
+def test_networks_of_other_batches_and_fills_share_the_reads():
+    lattice = Lattice.for_scene(64, 64, core=16, halo=8, chunk=64)
+    rng = np.random.default_rng(5)
+    pixels, valid = rng.integers(0, 255, (3, 64, 64), dtype=np.uint8), rng.random((64, 64)) > 0.2
+    windows, read = [], reader(pixels, valid)
+    networks = [Network(Model(8), 1, FILL), Network(Model(8), 3, FILL + 50), Network(Model(8), 8, FILL)]
+    [chunk] = lattice.chunks()
+    results = predict_chunk(
+        lattice.tiles(chunk),
+        chunk.window,
+        read=lambda window: windows.append(window) or read(window),
+        convert=same,
+        networks=networks,
+    )
+    assert len(windows) == len(set(windows)) == 16
+    for network, (mask, _) in zip(networks, results, strict=True):
+        np.testing.assert_array_equal(mask, np.where(valid, pixels[0] % 5, 255))
+        assert set(network.infer.shapes) == {(network.batch, 3, 32, 32)}
+    first, second = networks[0].infer.seen[5], networks[1].infer.seen[1][2:]
+    assert set((second.astype(int) - first)[first != second]) == {50}
 
 
 def test_scaling():
     values = np.array([0, 100, 1000, 2000, 65535], np.uint16)
     np.testing.assert_array_equal(to_uint8(values, (100, 2000)), [0, 0, 121, 255, 255])
     np.testing.assert_array_equal(to_uint8(np.array([np.nan, -5, 5], np.float32), (0, 10)), [0, 0, 128])
-    same = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(to_uint8(same, None), same)
-    np.testing.assert_array_equal(to_uint8(same, (0, 255)), same)
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_uint8(every, None), every)
+    np.testing.assert_array_equal(to_uint8(every, (0, 255)), every)
+    np.testing.assert_array_equal(to_float32(values), values.astype(np.float32))
     with pytest.raises(TypeError, match="uint16"):
         to_uint8(values, None)

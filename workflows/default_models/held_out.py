@@ -394,7 +394,7 @@ class Bench:
             vector = VectorSettings(formats=("parquet",))
             if row.source == "vehicles_kit":
                 vector = dataclasses.replace(vector, min_area_m2=VEHICLE_AREA_M2)
-            settings = RunSettings(model=str(self._variant(card, cheapest_tile(card, rows, cols))), vector=vector)
+            settings = RunSettings(models=(str(self._variant(card, cheapest_tile(card, rows, cols))),), vector=vector)
             self.results[key] = geoseg.run(scene, place, settings=settings, execution=Execution(serial=True))
         return self.results[key]
 
