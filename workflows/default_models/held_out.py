@@ -54,8 +54,9 @@ from scipy.ndimage import distance_transform_edt
 
 import geoseg
 from geoseg.codes import NODATA
+from geoseg.engine.choice import choose_models
 from geoseg.engine.result import Result
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, InputError
 from geoseg.evaluation.bootstrap import Figure, draw_scenes, ratio, to_figure
 from geoseg.evaluation.boundary import find_edges
 from geoseg.evaluation.centres import count_centres
@@ -66,6 +67,7 @@ from geoseg.evaluation.subjects import Extras, Subject, find_subjects
 from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.resample import area_taps, resample
+from geoseg.scene import Scene
 from geoseg.settings import EvaluationSettings, Execution, RunSettings, VectorSettings
 
 CODES = {"water": 1, "road": 2, "field": 3, "parking": 4, "vehicle": 5}
@@ -361,17 +363,21 @@ class Bench:
     results: dict[tuple[str, float, str, Path], Result] = dataclasses.field(default_factory=dict)
     variants: dict[tuple[Path, int], Path] = dataclasses.field(default_factory=dict)
 
-    def choose(self, name: str, gsd_m: float) -> Card | None:
-        """The model for a class at a GSD: in its range if there is one, else the nearest that takes it."""
-        if name in self.given:
-            return self.given[name]
+    def choose(self, row: Row) -> Card | None:
+        """The model that geoseg takes for a row, of those that can read its images."""
+        if row.class_name in self.given:
+            return self.given[row.class_name]
+        scene = Scene.open(str(self.scene(row, self.images(row)[0])))
 
-        def distance(card: Card) -> float:
-            low, high = card.gsd_range_m
-            return abs(math.log(min(max(gsd_m, low), high) / gsd_m))
+        def among(cards: Sequence[Card]) -> list[Card]:
+            wanted = RunSettings(models=tuple(str(card.path) for card in cards), classes=(row.class_name,))
+            try:
+                return [choice.card for choice in choose_models(scene, wanted)[0]]
+            except InputError:
+                return []
 
-        able = [card for card in self.cards if name in card.class_codes(None) and gsd_m <= 2.1 * card.gsd_range_m[1]]
-        return min(able, key=distance, default=None)
+        able = [card for card in self.cards if among([card])]
+        return among(able)[0] if able else None
 
     def images(self, row: Row) -> list[Picture]:
         """The images of a row, at its GSD; those that are coarser are left out."""
@@ -381,13 +387,18 @@ class Bench:
             self.pictures[key] = [coarsen(one, row.gsd_m) for one in read if one.gsd_m <= 1.01 * row.gsd_m]
         return self.pictures[key]
 
+    def scene(self, row: Row, picture: Picture) -> Path:
+        """The image as a GeoTIFF."""
+        source = SAME_IMAGES.get(row.source, row.source)
+        path = self.folder / f"{source}-{row.gsd_m:g}m-{picture.name}.tif"
+        return path if path.exists() else write_raster(path, picture.image, picture.gsd_m)
+
     def run(self, row: Row, picture: Picture, card: Card) -> Result:
         """Run a card on an image, once."""
-        source = SAME_IMAGES.get(row.source, row.source)
-        key = source, row.gsd_m, picture.name, card.path
+        key = SAME_IMAGES.get(row.source, row.source), row.gsd_m, picture.name, card.path
         if key not in self.results:
-            place = self.folder / f"{source}-{row.gsd_m:g}-{picture.name}-{len(self.results)}"
-            scene = write_raster(place.with_name(f"{place.name}.tif"), picture.image, picture.gsd_m)
+            scene = self.scene(row, picture)
+            place = self.folder / f"{scene.stem}-{len(self.results)}"
             low, high = card.gsd_range_m
             factor = picture.gsd_m / min(max(picture.gsd_m, low), high)
             rows, cols = (max(1, round(side * factor)) for side in picture.codes.shape)
@@ -585,10 +596,10 @@ def evaluate(bench: Bench, rows: Sequence[Row], pictures: Path | None) -> list[d
     lines: list[dict[str, Any]] = []
     for row in rows:
         start = time.perf_counter()
-        card = bench.choose(row.class_name, row.gsd_m)
+        card = bench.choose(row) if bench.images(row) else None
         images: list[Judged] = []
         figures = dict.fromkeys(row.metrics, Figure(None))
-        if bench.images(row) and card is not None:
+        if card is not None:
             figures, images = judge(bench, row, card)
         for metric, figure in figures.items():
             numbers = {
@@ -627,8 +638,8 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the arguments, judge, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    shipped = [card.name for card in zoo.available() if card.weights is not None]
-    parser.add_argument("--models", nargs="+", default=shipped, metavar="[CLASS=]MODEL")
+    automatic = [card.name for card in zoo.automatic()]
+    parser.add_argument("--models", nargs="+", default=automatic, metavar="[CLASS=]MODEL")
     parser.add_argument("--part", choices=("test", "valid"), default="test")
     parser.add_argument("--rows", nargs="+", help="rows by set, class, GSD or metric; a+b are rows with both")
     parser.add_argument("--json", type=Path, help="where the rows go, as the cards take them")
