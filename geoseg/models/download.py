@@ -143,7 +143,8 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         tag.unlink()  # nothing is left to fetch, or the file has changed: all of it again
-        return _transfer(url, part, tag)
+        _transfer(url, part, tag)
+        return
     with response:
         resumes = getattr(response, "status", None) == http.HTTPStatus.PARTIAL_CONTENT
         same = response.headers.get("ETag") or response.headers.get("Last-Modified")
@@ -159,7 +160,6 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
             size = file.tell()
     if total is not None and size != total:
         raise ModelError(f"{url} was cut after {size:,} of {total:,} bytes; run the same command again to go on")
-    return None
 
 
 def _state(path: Path, prefix: str) -> Mapping[str, Tensor]:
