@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from geoseg.models.zoo import available as models
     from geoseg.scene import Scene
     from geoseg.settings import EvaluationSettings, Execution, RunSettings, VectorSettings
+    from geoseg.training.train import Trained, train
 
 __all__ = [
     "Card",
@@ -33,11 +34,13 @@ __all__ = [
     "Result",
     "RunSettings",
     "Scene",
+    "Trained",
     "VectorSettings",
     "evaluate",
     "make_plan",
     "models",
     "run",
+    "train",
     "vectorize",
 ]
 
@@ -50,11 +53,13 @@ _ROOMS = {
     "Result": ("geoseg.engine.result", "Result"),
     "RunSettings": ("geoseg.settings", "RunSettings"),
     "Scene": ("geoseg.scene", "Scene"),
+    "Trained": ("geoseg.training.train", "Trained"),
     "VectorSettings": ("geoseg.settings", "VectorSettings"),
     "evaluate": ("geoseg.evaluation.evaluate", "evaluate"),
     "make_plan": ("geoseg.engine.plan", "make_plan"),
     "models": ("geoseg.models.zoo", "available"),
     "run": ("geoseg.engine.workflow", "run"),
+    "train": ("geoseg.training.train", "train"),
     "vectorize": ("geoseg.engine.workflow", "vectorize"),
 }
 

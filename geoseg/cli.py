@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, InputError
 from geoseg.settings import (
     Device,
     EvaluationSettings,
@@ -436,6 +436,48 @@ def evaluate(prediction: str, truth: str, *, page: Path | None, as_json: bool, *
         click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
         show_report(report)
+
+
+@cli.command()
+@click.argument("config")
+@click.option(
+    "-o",
+    "--output",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the model, its checkpoints and logs go.",
+)
+@click.option("--overwrite", is_flag=True, help="Begin anew, also where another training was.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), metavar="N", help="How many. [default: all GPUs, or one CPU]")
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes that draw samples. [default: what fits the machine]",
+)
+def train(config: str, directory: Path, *, quiet: bool, **options: Any) -> None:
+    """Train a model from images and labels (masks or polygons), as the file CONFIG says.
+
+    CONFIG is YAML, or Python that defines CONFIG. The same command again resumes a training that was stopped. It writes
+    DIR/NAME.card.json, which `geoseg run SCENE --model` takes at once.
+    """
+    try:
+        from geoseg.training.train import train as train_model
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"training needs the package {error.name}; install geoseg's extra: pip install 'geoseg[train]'"
+        ) from None
+    if quiet:
+        train_model(config, directory, **options)
+        return
+    from geoseg.console import TrainingLog, show_found, show_trained
+
+    show_trained(train_model(config, directory, report=show_found, progress=TrainingLog(), **options))
 
 
 def _evaluation_settings(options: dict[str, Any]) -> EvaluationSettings:

@@ -30,16 +30,22 @@ if TYPE_CHECKING:
     from geoseg.models.card import Card, CardClass
     from geoseg.models.reach import Tiling
     from geoseg.scene import Scene
+    from geoseg.training.callbacks import Progress as Step
+    from geoseg.training.preparation import Found
+    from geoseg.training.train import Trained
 
 __all__ = [
     "Bars",
+    "TrainingLog",
     "describe",
     "describe_architecture",
     "describe_plan",
     "facts",
     "list_cards",
+    "show_found",
     "show_report",
     "show_result",
+    "show_trained",
 ]
 
 
@@ -340,7 +346,7 @@ def _print_held_out(card: Card) -> None:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def show_report(report: Report) -> None:
@@ -377,3 +383,65 @@ def _figure(figure: Figure | None) -> str:
         return "-"
     interval = "" if figure.low is None or figure.high is None else f" ({figure.low:.3f}-{figure.high:.3f})"
     return f"{figure.value:.3f}{interval}"
+
+
+def show_found(found: Found) -> None:
+    """What a training found before its first step, on standard error."""
+    console = Console(stderr=True)
+    width = max(len(name) for name in found.sets[0].known)
+    for one in found.sets:
+        images = f"{one.images} images" + (f" and {one.held_back} held back" if one.held_back else "")
+        pixels = f"{one.megapixels:.1f} Mpx at {_span(one.gsd_m)}"
+        lines = [f"{one.name}: {images}, {pixels}; {one.share:.0%} of the samples, at {_span(one.gsd_range_m)}"]
+        for name, known in one.known.items():
+            present = one.present[name]
+            there = "" if present is None else f", {present:.1%} of that present"
+            lines.append(f"  {name:<{width}}  known in {known:.1%}{there}")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for note in (*found.notes, f"validation on {found.views} views" if found.views else ""):
+        if note:
+            console.print(note, style="dim", highlight=False, soft_wrap=True, markup=False)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.3g}" for end in ends)
+    return f"{low} m" if low == high else f"{low}-{high} m"
+
+
+class TrainingLog:
+    """A line on standard error now and then, and one for every validation."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._console = Console(stderr=True)
+        self._every_s = every_s
+        self._last_s = -every_s
+
+    def __call__(self, step: Step) -> None:
+        """See ``geoseg.training.fit.fit``."""
+        if step.verdict is None and step.elapsed_s - self._last_s < self._every_s:
+            return
+        self._last_s = step.elapsed_s
+        text = f"{step.share:4.0%}  step {step.step:<6} {_duration(step.elapsed_s):>12}  loss {step.loss:.4f}"
+        if step.verdict is not None:
+            ious = (f"{name} {_cell(one.iou)}" for name, one in step.verdict.classes.items())
+            text += f"  validation IoU {step.verdict.mean_iou:.3f} ({', '.join(ious)})"
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def show_trained(trained: Trained) -> None:
+    """A training's end: the figures of its validation, and what to do with the model."""
+    console = Console()
+    if trained.figures:
+        table = Table("class", title="validation", title_justify="left", box=None, header_style="bold")
+        headings = ("iou", "f1", "precision", "recall")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for name, figures in trained.figures.items():
+            table.add_row(name, *(_cell(getattr(figures, heading)) for heading in headings))
+        console.print(table)
+    kept = f"the weights of step {trained.best_step} of {trained.steps} were kept"
+    for text in (f"{_duration(trained.seconds)}; {kept}", f"geoseg run SCENE -o DIR --model {trained.card.path}"):
+        console.print(text, highlight=False, soft_wrap=True, markup=False)

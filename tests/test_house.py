@@ -120,11 +120,13 @@ def test_public_names_are_pinned_and_there():
         "Result",
         "RunSettings",
         "Scene",
+        "Trained",
         "VectorSettings",
         "evaluate",
         "make_plan",
         "models",
         "run",
+        "train",
         "vectorize",
     ]
     for name in geoseg.__all__:

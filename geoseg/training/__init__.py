@@ -1,1 +1,1 @@
-"""Training data, losses and the training loop (floor 3)."""
+"""From images and labels to a model: configuration, data, losses, training (floor 3)."""

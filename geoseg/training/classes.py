@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TrainClass", "channel_names"]
+__all__ = ["TrainClass", "channel_names", "channel_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class TrainClass:
             it a gap of a pixel is left on either side where objects touch.
         boundary_px: width of that band in pixels of the crop.
         boundary_code: of the boundary in masks, 1-254; 0 where there is none.
+        weight: in the loss, relative to the other classes; of the boundary, too.
     """
 
     name: str
@@ -30,9 +31,15 @@ class TrainClass:
     boundary: bool = False
     boundary_px: int = 2
     boundary_code: int = 0
+    weight: float = 1.0
 
 
 def channel_names(classes: Sequence[TrainClass]) -> tuple[str, ...]:
     """Names of a network's channels: the classes in order, then the boundaries of those that have one."""
     bounded = [f"{entry.name}_boundary" for entry in classes if entry.boundary]
     return (*(entry.name for entry in classes), *bounded)
+
+
+def channel_weights(classes: Sequence[TrainClass]) -> tuple[float, ...]:
+    """Weights of the same channels in the loss."""
+    return (*(entry.weight for entry in classes), *(entry.weight for entry in classes if entry.boundary))

@@ -114,12 +114,15 @@ class TrainConfig:
         minutes: budget, wall time.
         batch: samples per step.
         learning_rate: at its peak.
+        encoder_share: the encoder learns at this share of the rate, since it starts pre-trained.
         losses: names and weights, see `geoseg.training.losses`.
         augment: how much light and colour change, "none", "light" or "strong".
         blur_chance: of a sample to be blurred as by a coarser sensor.
         blur_factor: how much coarser, at most.
         touch_weight: weight of pixels near touching objects.
         validation: share of the images to validate on, or their stems.
+        validations: how often, over the budget; the weights of the best are kept.
+        patience: validations without a better one after which the training ends early; None never does.
         seed: of all randomness.
         encoder: what to start from: "imagenet", "none", or the path of safetensors.
         card: model to start from, by name or path of its card; then `encoder` is "none".
@@ -143,12 +146,15 @@ class TrainConfig:
     minutes: float | None
     batch: int
     learning_rate: float
+    encoder_share: float
     losses: tuple[tuple[str, float], ...]
     augment: str
     blur_chance: float
     blur_factor: float
     touch_weight: float
     validation: float | tuple[str, ...]
+    validations: int
+    patience: int | None
     seed: int
     encoder: str
     card: str | None
@@ -241,12 +247,15 @@ def _parse(given: object, folder: Path, where: str) -> TrainConfig:
         minutes=minutes,
         batch=entries.whole("batch", 8, least=1, most=4096),
         learning_rate=entries.number("learning_rate", 1.5e-3, least=1e-8, most=10),
+        encoder_share=entries.number("encoder_share", 0.4, least=0, most=10),
         losses=_losses(entries),
         augment=entries.one_of("augment", "strong", "none", "light", "strong"),
         blur_chance=blur.number("chance", 0.0, least=0, most=1),
         blur_factor=blur.number("factor", 2.0, least=1, most=16),
         touch_weight=entries.number("touch_weight", 6.0, least=0, most=100),
         validation=_validation(entries),
+        validations=entries.whole("validations", 10, least=1),
+        patience=entries.whole("patience", None, least=1),
         seed=entries.whole("seed", 1, least=0),
         encoder=encoder,
         card=card,
@@ -283,6 +292,7 @@ def _classes(entries: Entries) -> tuple[TrainClass, ...]:
                 boundary=boundary,
                 boundary_px=one_entries.whole("boundary_px", 2, least=1, most=32),
                 boundary_code=one_entries.whole("boundary_code", 0, least=1, most=254),
+                weight=one_entries.number("weight", 1.0, least=0, most=1000),
             )
         )
         if boundary and not found[-1].instances:

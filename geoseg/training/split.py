@@ -15,7 +15,7 @@ from geoseg.training.survey import Survey
 __all__ = ["choose_validation", "make_views"]
 
 _TRIES = 64
-MOST_VIEWS = 48
+MOST_VIEWS = 32
 """Samples of the validation."""
 _STEP = 1.6  # GSDs of a picture's views lie further apart than this factor
 
