@@ -148,7 +148,7 @@ class TrainConfig:
     learning_rate: float
     encoder_share: float
     losses: tuple[tuple[str, float], ...]
-    augment: str
+    augment: Literal["none", "light", "strong"]
     blur_chance: float
     blur_factor: float
     touch_weight: float

@@ -43,7 +43,7 @@ class Start:
         Raises:
             ModelError: there is no such network or card, weights cannot be fetched or read, or none of them fits.
         """
-        network = build(config.architecture, classes=len(config.channels))
+        network = build(config.architecture, classes=len(config.channels), bands=len(config.bands))
         if config.card is not None:
             return _from_card(network, config, config.card)
         count = len(config.bands)
