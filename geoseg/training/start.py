@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD, build
+from geoseg.models.card import Card
 from geoseg.training.config import TrainConfig
 
-__all__ = ["Start", "take_matching"]
+__all__ = ["Start", "take_card", "take_matching"]
+
+_RARE = -3.0  # logit of a class about which nothing is known yet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,39 +93,54 @@ def take_matching(network: nn.Module, given: Mapping[str, Tensor]) -> tuple[int,
     return len(fitting), [key for key in state if key not in fitting]
 
 
+def take_card(network: nn.Module, card: Card, channels: Sequence[str]) -> list[str]:
+    """Fill a network with a model's weights: by name and shape, and the last layer by the channels' names.
+
+    Args:
+        network: changed in place.
+        card: of the model.
+        channels: names of the network's channels. Those that the model does not know start as rare, so that they do
+            not drown the others (Lin et al., 2017, https://arxiv.org/abs/1708.02002, section 4.1).
+
+    Returns:
+        What was taken and what was not, a line each.
+
+    Raises:
+        ModelError: the weights cannot be read, or none of them fits.
+    """
+    given = dict(_read(card.weights_path))
+    names = [entry.name for entry in card.classes]
+    state = network.state_dict()
+    last = list(state)[-1].rpartition(".")[0]
+    for kind in ("weight", "bias"):
+        key = f"{last}.{kind}"
+        old = given.pop(key, None)
+        if old is not None and len(old) == len(names) and old.shape[1:] == state[key].shape[1:]:
+            given[key] = rows = state[key].clone()
+            for place, channel in enumerate(channels):
+                if channel in names:
+                    rows[place] = old[names.index(channel)].to(rows)
+                elif kind == "bias":
+                    rows[place] = _RARE
+    taken, left = take_matching(network, given)
+    if not taken:
+        raise ModelError(f"no weight of model {card.name} ({card.architecture}) fits the network by name and shape")
+    notes = [f"{taken} tensors start from model {card.name}"]
+    if left:
+        notes.append(f"not in model {card.name}, so random: {_listed(left)}")
+    fresh = [channel for channel in channels if channel not in names]
+    if fresh:
+        notes.append(f"classes that model {card.name} does not know: {', '.join(fresh)}")
+    return notes
+
+
 def _from_card(network: nn.Module, config: TrainConfig, name: str) -> Start:
-    """Start from a model: by name and shape, and the last layer by the classes' names."""
     path = config.folder / name
     card = zoo.load(str(path) if path.is_file() else name)
     if card.bands != config.bands:
         raise ModelError(f"model {card.name} takes {', '.join(card.bands)}; bands must be the same to start from it")
-    given = dict(_read(card.weights_path))
-    names = [entry.name for entry in card.classes]
-    known = [(place, names.index(channel)) for place, channel in enumerate(config.channels) if channel in names]
-    state = network.state_dict()
-    last = list(state)[-1].rpartition(".")[0]
-    for key in (f"{last}.weight", f"{last}.bias"):
-        old = given.pop(key, None)
-        if old is not None and len(old) == len(names) and old.shape[1:] == state[key].shape[1:]:
-            given[key] = _rows(state[key], old.to(state[key]), known)
-    taken, left = take_matching(network, given)
-    if not taken:
-        raise ModelError(f"no weight of model {card.name} ({card.architecture}) fits {config.architecture}")
-    notes = [f"{taken} tensors start from model {card.name}"]
-    if left:
-        notes.append(f"not in model {card.name}, so random: {_listed(left)}")
-    fresh = [channel for channel in config.channels if channel not in names]
-    if fresh:
-        notes.append(f"classes that model {card.name} does not know: {', '.join(fresh)}")
+    notes = take_card(network, card, config.channels)
     return Start(network, card.mean, card.std, tuple(notes), card.training_data)
-
-
-def _rows(fresh: Tensor, old: Tensor, known: Sequence[tuple[int, int]]) -> Tensor:
-    """The last layer's weights: of classes that are known by name from the other model."""
-    rows = fresh.clone()
-    for place, other in known:
-        rows[place] = old[other]
-    return rows
 
 
 def _fetch(network: nn.Module, config: TrainConfig) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...]]:

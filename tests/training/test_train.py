@@ -139,6 +139,7 @@ def test_the_last_layer_is_taken_by_the_names_of_classes(folder: Path) -> None:
     assert torch.equal(ours[0], theirs[names.index("water")])
     assert torch.equal(ours[1], theirs[names.index("field")])
     assert start.mean == card.mean
+    assert start.network.state_dict()["segmentation_head.0.bias"][2] == -3.0
     assert any("field_boundary" in note for note in start.notes)
     with pytest.raises(ModelError, match="no model 'nonesuch'"):
         Start.make(read_config(configure(folder, encoder={"card": "nonesuch"})))

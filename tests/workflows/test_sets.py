@@ -24,6 +24,7 @@ from sets import (
     load_fields_naip,
     load_rendered,
     load_ucmerced,
+    load_ucmerced_without,
     load_vehicles_kit,
     save_rendered,
 )
@@ -128,16 +129,28 @@ def test_rendered_scenes_survive_the_disk(tmp_path: Path) -> None:
     assert read.instances[3, 1:11].tolist() == [1] * 5 + [2] * 5
 
 
-def test_boxes_become_ellipses_and_their_corners_unknown(tmp_path: Path) -> None:
-    write_jpeg(tmp_path / "images" / "a.jpg", (40, 60), (90, 90, 90))
-    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": [[10, 10, 30, 20]]}))
+def test_boxes_become_ellipses_and_cut_vehicles_unknown(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "images" / "a.jpg", (120, 160), (90, 90, 90))
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.jpg": [[60, 50, 100, 70], [0, 0, 20, 12]]}))
     (tmp_path / "split.json").write_text(json.dumps({"train": ["a.jpg"]}))
     (read,) = load_vehicles_kit(tmp_path, "train", ("vehicle", "water"))
-    assert read.present[15, 20] == read.known[15, 20] == 1
-    assert read.known[10, 10] == 0
-    assert (read.known[25:] == 1).all()
-    assert not read.present[25:].any()
-    assert 0.7 < read.present.sum() / 200 < 0.95
+    assert read.present[60, 80] == read.known[60, 80] == 1
+    assert read.present[50, 60] == 0
+    assert read.present[6, 10] == read.known[6, 10] == 1
+    assert read.known[40, 5] == 0
+    assert (read.known[80:90, 30:100] == 1).all()
+    assert 0.4 < read.present[40:].sum() / 800 < 0.65
+
+
+def test_chips_say_by_their_kind_what_they_do_not_show(tmp_path: Path) -> None:
+    for name in ("runway/runway00", "runway/runway01", "river/river00"):
+        write_jpeg((tmp_path / name).with_suffix(".jpg"), (5, 5), (1, 2, 3))
+    write_palette(tmp_path / "masks" / "runway" / "runway01.png", np.zeros((5, 5), np.uint8))
+    names = ["runway/runway00.jpg", "runway/runway01.jpg", "river/river00.jpg"]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names}))
+    (read,) = load_ucmerced_without(tmp_path, "train", CLASSES, {"runway": ("water", "parking")})
+    assert not read.present.any()
+    assert planes(read.known, 4)[:, 0, 0].tolist() == [1, 0, 0, 1]
 
 
 def test_ponds_are_water_and_known() -> None:

