@@ -170,10 +170,9 @@ _vector_options = _options(
     click.option(
         "--min-area",
         type=float,
-        default=25.0,
-        show_default=True,
         metavar="M2",
-        help="Give what is smaller than this area, square metres, to its neighbours.",
+        help="Give what is smaller than this area, square metres, to its neighbours. "
+        "[default: the model's for each class, else 25]",
     ),
     click.option(
         "--fill-holes",

@@ -26,6 +26,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 
+_LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
+
 
 def require_layer_names(names: tuple[str, ...]) -> None:
     """Refuses layer names that cannot be file names on every system.
@@ -56,7 +58,9 @@ class VectorSettings:
     """What shapes the layers, once a mask is there.
 
     Attributes:
-        min_area_m2: instances below this area on the ground are given to their neighbours, after the merge of chunks.
+        min_area_m2: instances below this area on the ground are given to their neighbours, after the merge of chunks;
+            ``None`` is the minimum mapping unit of each class, and 25 m2 for a class without one.
+        mapping_units_m2: (code, area) of classes with a minimum mapping unit, as their model's card has it.
         fill_holes_m2: so are patches of background below this area, unless they touch nodata or the scene's edge.
         min_width_m: parts of a class that are narrower are given to their neighbours; 0 keeps them.
         simplify_m: tolerance of the coverage simplification, metres on the ground; ``None`` is one pixel,
@@ -69,7 +73,8 @@ class VectorSettings:
         formats: vector formats to write, by name.
     """
 
-    min_area_m2: float = 25.0
+    min_area_m2: float | None = None
+    mapping_units_m2: tuple[tuple[int, float], ...] = ()
     fill_holes_m2: float = 0.0
     min_width_m: float = 0.0
     simplify_m: float | None = None
@@ -80,7 +85,8 @@ class VectorSettings:
     formats: tuple[str, ...] = ("geojson", "parquet")
 
     def __post_init__(self) -> None:
-        _require_not_negative("min-area", self.min_area_m2, "square metres")
+        if self.min_area_m2 is not None:
+            _require_not_negative("min-area", self.min_area_m2, "square metres")
         _require_not_negative("fill-holes", self.fill_holes_m2, "square metres")
         _require_not_negative("min-width", self.min_width_m, "metres")
         if self.simplify_m is not None:
@@ -95,9 +101,19 @@ class VectorSettings:
         if not self.formats:
             raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
 
+    def least_area_m2(self, code: int) -> float:
+        """Area below which an instance of a class is small, square metres."""
+        if self.min_area_m2 is not None:
+            return self.min_area_m2
+        return dict(self.mapping_units_m2).get(code, _LEAST_AREA_M2)
+
     def identity(self) -> dict[str, Any]:
         """All settings as plain JSON values; the same for settings that mean the same."""
         facts = asdict(self) | {"formats": sorted(self.formats), "boundaries": sorted(self.boundaries)}
+        if self.min_area_m2 is None and not self.mapping_units_m2:
+            facts["min_area_m2"] = _LEAST_AREA_M2
+        if self.min_area_m2 is not None or not self.mapping_units_m2:
+            del facts["mapping_units_m2"]
         if not self.boundaries:
             del facts["growth_px"]
         return facts
@@ -148,8 +164,10 @@ class RunSettings:
                     f"--bbox is {west},{south},{east},{north}: give W,S,E,N in degrees with S < N "
                     "(W > E crosses the antimeridian)"
                 )
-        if self.vector.boundaries:
-            raise SettingsError("boundaries are set for a run; leave them out, the model's card says what they are")
+        if self.vector.boundaries or self.vector.mapping_units_m2:
+            raise SettingsError(
+                "boundaries or mapping units are set for a run; leave them out, the model's card says what they are"
+            )
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
         _require_one_of("refine", self.refine, Refinement)

@@ -17,7 +17,6 @@ __all__ = ["Choice", "choose_models"]
 
 _GSD_SLACK = 1.05
 _SQUARE_SLACK = 0.01
-_COARSEST_UPSAMPLING = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def choose_models(scene: Scene, settings: RunSettings) -> tuple[list[Choice], li
     """Gives each class to one model.
 
     That is the first model which has the class and whose range holds the scene's GSD; else the one that can read the
-    scene and whose range is nearest. A finer scene is read coarser, a coarser one upsampled by two at most.
+    scene and whose range is nearest. A finer scene is read coarser, a coarser one upsampled as far as the card allows.
 
     Args:
         scene: as opened.
@@ -166,10 +165,10 @@ def _read_by(card: Card, scene: Scene, settings: RunSettings) -> _Reader:
         _check_values(scene, card, bands)
     finest, coarsest = card.gsd_range_m
     gsd_m = scene.gsd_m
-    if gsd_m > coarsest * _COARSEST_UPSAMPLING * _GSD_SLACK:
+    if gsd_m > coarsest * card.upsampling * _GSD_SLACK:
         raise SceneError(
             f"{scene.shown} has a GSD of {gsd_m:.3g} m; model {card.name} was trained for {_range(card)} and "
-            f"upsampling more than {_COARSEST_UPSAMPLING:g}x shows nothing new: give a finer scene or another --model"
+            f"upsampling more than {card.upsampling:g}x shows nothing new: give a finer scene or another --model"
         )
     if finest / _GSD_SLACK <= gsd_m <= coarsest * _GSD_SLACK:
         return _Reader(card, bands, gsd_m, 0.0)

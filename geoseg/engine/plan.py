@@ -218,7 +218,12 @@ def _make_pass(choice: Choice, settings: RunSettings, execution: Execution) -> t
         scale=scale,
         thresholds=thresholds,
         lattice=Lattice(grid.height, grid.width, core, halo, fitted.chunk or core),
-        vector=replace(settings.vector, boundaries=card.boundaries, simplify_m=simplify_m),
+        vector=replace(
+            settings.vector,
+            boundaries=card.boundaries,
+            mapping_units_m2=tuple(card.min_areas_m2.items()),
+            simplify_m=simplify_m,
+        ),
     )
     return part, (fitted, workers)
 

@@ -463,7 +463,7 @@ def _width_px(settings: VectorSettings, gsd_m: float) -> int:
 def _least_areas(settings: VectorSettings) -> dict[int, float]:
     """Area below which a component is small, square metres, by code."""
     boundaries = {boundary for _, boundary in settings.boundaries}
-    least = {code: settings.min_area_m2 for code in range(1, NODATA) if code not in boundaries}
+    least = {code: settings.least_area_m2(code) for code in range(1, NODATA) if code not in boundaries}
     return {code: area for code, area in ({BACKGROUND: settings.fill_holes_m2} | least).items() if area}
 
 

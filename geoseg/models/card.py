@@ -41,12 +41,18 @@ class CardClass:
         colour: (red, green, blue), 0-255.
         boundary_of: name of the class whose instances this class bounds: it has no layer of its own, it keeps touching
             instances apart and is given back to them. Else ``None``.
+        odds: of a boundary: factor on its odds where it stands against its class's inside. More than 1 closes
+            boundaries that are seen in part, and splits more instances.
+        min_area_m2: the minimum mapping unit: smaller instances are given to their neighbours unless the user says
+            otherwise; ``None`` leaves it to the run.
     """
 
     code: int
     name: str
     colour: tuple[int, int, int]
     boundary_of: str | None = None
+    odds: float = 1.0
+    min_area_m2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Card:
         bands: common names, in the order in which the network takes them.
         mean: subtracted from each band, in units of the input.
         std: each band is divided by it, in units of the input.
-        gsd_range_m: (finest, coarsest) ground sampling distance, metres, that the model was trained for.
+        gsd_range_m: (finest, coarsest) ground sampling distance, metres, at which the model reads scenes.
         classes: what the mask's codes mean; the network has one channel for each, in this order.
         tile: side of a tile, pixels.
         halo: pixels of a tile's edge that are not trusted.
@@ -84,6 +90,7 @@ class Card:
         known_failures: what it gets wrong, a line each.
         pictures: file names of pictures of its predictions beside the card.
         checksum: of the weights as the card states it, a hexadecimal multihash; empty if it does not.
+        upsampling: how many times coarser than its range a scene may be; it is then read upsampled.
         download: where the weights came from, for a model of the zoo: ``url``, ``sha256`` and more; else empty.
     """
 
@@ -115,6 +122,7 @@ class Card:
     known_failures: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     checksum: str = ""
+    upsampling: float = 2.0
     download: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -176,7 +184,14 @@ class Card:
             std=tuple(float(band["stddev"]) for band in scaling),
             gsd_range_m=(float(low), float(high)),
             classes=tuple(
-                CardClass(entry["value"], entry["name"], _colour(entry["color_hint"]), entry.get("geoseg:boundary_of"))
+                CardClass(
+                    entry["value"],
+                    entry["name"],
+                    _colour(entry["color_hint"]),
+                    entry.get("geoseg:boundary_of"),
+                    float(entry.get("geoseg:odds", 1.0)),
+                    entry.get("geoseg:min_area_m2"),
+                )
                 for entry in network_output["classification:classes"]
                 if entry["value"] != 0
             ),
@@ -197,6 +212,7 @@ class Card:
             known_failures=tuple(properties.get("geoseg:known_failures", ())),
             pictures=tuple(properties.get("geoseg:pictures", ())),
             checksum=weights.get("file:checksum", ""),
+            upsampling=float(properties.get("geoseg:upsampling", 2.0)),
             download=tuple(sorted(properties.get("geoseg:download", {}).items())),
         )
 
@@ -215,6 +231,8 @@ class Card:
                 "color_hint": bytes(entry.colour).hex().upper(),
             }
             | ({"geoseg:boundary_of": entry.boundary_of} if entry.boundary_of else {})
+            | ({"geoseg:odds": entry.odds} if entry.odds != 1 else {})
+            | ({"geoseg:min_area_m2": entry.min_area_m2} if entry.min_area_m2 is not None else {})
             for entry in self.classes
         ]
         return {
@@ -290,6 +308,7 @@ class Card:
             "geoseg:intended_use": list(self.intended_use),
             "geoseg:known_failures": list(self.known_failures),
             "geoseg:pictures": list(self.pictures),
+            "geoseg:upsampling": self.upsampling if self.upsampling != 2.0 else None,
             "geoseg:download": dict(self.download),
         }
         return {key: value for key, value in extras.items() if value is False or value}
@@ -361,6 +380,8 @@ class Card:
         # nor does one whose network is of the first kind
         if self.activation != "sigmoid" or self.dtype != "uint8" or self.options or self.thresholds:
             facts.append([self.activation, self.dtype, self.options, self.thresholds])
+        if any(entry.odds != 1 for entry in self.classes):
+            facts.append([entry.odds for entry in self.classes])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -387,6 +408,11 @@ class Card:
         if unknown:
             raise ModelError(f"model {self.name} has no class {', '.join(unknown)}; it has {', '.join(known)}")
         return {name: code for name, code in known.items() if names is None or name in names}
+
+    @property
+    def min_areas_m2(self) -> dict[int, float]:
+        """The minimum mapping unit of each class that has one, by code."""
+        return {entry.code: entry.min_area_m2 for entry in self.classes if entry.min_area_m2 is not None}
 
     @property
     def boundaries(self) -> tuple[tuple[int, int], ...]:
@@ -428,6 +454,7 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
     with staged(path) as inside:
         made = replace(card, path=inside, weights=f"{card.name}.safetensors")
         save_file(tensors, made.weights_path, metadata={"format": "pt"})
+        made.weights_path.chmod(0o644)  # safetensors writes files for their owner alone
         inside.write_text(json.dumps(made.to_item(), indent=1, ensure_ascii=False), encoding="utf-8")
         Card.read(inside)
     return Card.read(path)
@@ -468,6 +495,12 @@ def _check(card: Card) -> None:
             f"{card.path} has tile {card.tile}, halo {card.halo}, stride {card.stride}; tile and halo must be "
             "multiples of the stride, and the tile larger than two halos"
         )
+    if card.upsampling < 1:
+        raise ModelError(f"{card.path} has an upsampling of {card.upsampling}; give 1 or more")
+    _check_classes(card)
+
+
+def _check_classes(card: Card) -> None:
     if not all(1 <= entry.code <= 254 for entry in card.classes) or not card.classes:
         raise ModelError(f"{card.path} has class codes outside 1-254")
     layers = {entry.name for entry in card.classes if entry.boundary_of is None}
@@ -476,6 +509,8 @@ def _check(card: Card) -> None:
         raise ModelError(
             f"{card.path} has boundaries of {', '.join(bounded)}; expected one at most of each of its layers"
         )
+    if not all(entry.odds > 0 and (entry.min_area_m2 or 0) >= 0 for entry in card.classes):
+        raise ModelError(f"{card.path} has odds or a minimum mapping unit out of range; give odds > 0 and areas >= 0")
     try:
         require_layer_names(tuple(entry.name for entry in card.classes))
     except SettingsError as error:

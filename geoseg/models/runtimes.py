@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import sys
 from pathlib import Path
@@ -258,6 +259,11 @@ class _Decision:
         self._refine = refine
         self._sigmoid = card.activation == "sigmoid"
         self._codes = torch.tensor([entry.code for entry in card.classes], dtype=torch.uint8, device=device)
+        channel = {entry.code: place for place, entry in enumerate(card.classes)}
+        odds = {entry.code: entry.odds for entry in card.classes}
+        self._boundaries = [
+            (channel[code], channel[boundary], math.log(odds[boundary])) for code, boundary in card.boundaries
+        ]
         self._exhaustive = card.architecture.startswith("otsu-")  # every pixel is of one of its classes
 
     def core(self, planes: torch.Tensor) -> torch.Tensor:
@@ -293,6 +299,8 @@ class _Decision:
         """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""
         import torch
 
+        if self._boundaries:
+            logits = self._join(logits)
         best, channel = logits.max(dim=1)
         found = (best >= 0) | self._exhaustive
         mask = torch.where(found, self._codes[channel], torch.zeros_like(channel, dtype=torch.uint8))
@@ -301,3 +309,20 @@ class _Decision:
         else:
             sure = (best.clamp_min(0) - torch.logaddexp(logits.logsumexp(dim=1), torch.zeros_like(best))).exp()
         return mask, (sure * 254).round().to(torch.uint8)
+
+    def _join(self, logits: torch.Tensor) -> torch.Tensor:
+        """Lets a class and its boundary stand together against all else, and the likelier of the two speak for both.
+
+        They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
+        """
+        import torch
+
+        joined = logits.clone()
+        for inside, boundary, lead in self._boundaries:
+            pair = logits[:, [inside, boundary]]
+            together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if self._sigmoid else pair.logsumexp(dim=1)
+            within = pair[:, 0] >= pair[:, 1] + lead
+            nowhere = torch.full_like(together, -torch.inf)
+            joined[:, inside] = torch.where(within, together, nowhere)
+            joined[:, boundary] = torch.where(within, nowhere, together)
+        return joined

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,14 +31,15 @@ def available() -> list[Card]:
 def automatic() -> list[Card]:
     """The shipped cards that a run chooses from unless it is told, the most preferred first.
 
-    A model that was trained for a narrower range of GSDs (as a ratio) is preferred, as the more specialised one.
+    A model whose range of GSDs ends sooner is preferred, then one whose range begins later: where ranges overlap, the
+    model made for finer imagery sees more in it.
     """
 
-    def breadth(card: Card) -> float:
+    def order(card: Card) -> tuple[float, float]:
         finest, coarsest = card.gsd_range_m
-        return coarsest / finest if finest else math.inf
+        return coarsest, -finest
 
-    return sorted((card for card in available() if card.automatic), key=breadth)
+    return sorted((card for card in available() if card.automatic), key=order)
 
 
 def downloadable() -> list[Card]:

@@ -20,7 +20,7 @@ CORE = TILE - 2 * HALO
 def write_card(tmp_path_factory):
     """Returns a function that writes a card of the shipped weights with small tiles, and gives its path."""
     folder = tmp_path_factory.mktemp("models")
-    shipped = zoo.load("rgb-lite0")
+    shipped = zoo.load("landscape")
     (folder / shipped.weights).write_bytes(shipped.weights_path.read_bytes())
 
     def write(
@@ -34,14 +34,17 @@ def write_card(tmp_path_factory):
     ) -> Path:
         item = shipped.to_item()
         properties = item["properties"]
-        properties |= {"mlm:name": name, "geoseg:halo": HALO, "geoseg:gsd_range_m": list(gsd_m)}
+        properties |= {"mlm:name": name, "geoseg:halo": HALO, "geoseg:gsd_range_m": list(gsd_m), "geoseg:upsampling": 2}
         tiles, scores = properties["mlm:input"][0], properties["mlm:output"][0]
         tiles["input"]["shape"][-2:] = [tile, tile]
         tiles["bands"] = [{"name": band} for band in bands]
         if mean is not None:
             tiles["value_scaling"][0]["mean"] = mean
-        for entry, known in zip(scores["classification:classes"][1:], classes, strict=True):
-            entry["name"] = known
+        plain = [
+            {"value": code, "name": known, "description": known, "color_hint": entry["color_hint"]}
+            for code, (entry, known) in enumerate(zip(scores["classification:classes"][1:], classes, strict=True), 1)
+        ]
+        scores["classification:classes"][1:] = plain
         path = folder / f"{len(list(folder.iterdir()))}.card.json"
         path.write_text(json.dumps(item), encoding="utf-8")
         return path
@@ -52,7 +55,7 @@ def write_card(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_card(write_card) -> Path:
     """The default model's card with 128-px tiles; its weights lie beside it."""
-    return write_card("rgb-lite0")
+    return write_card("small")
 
 
 def paint(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -42,11 +42,11 @@ def test_info_and_models(geoseg, land, small_card):
     assert (facts["kind"], facts["width"], facts["gsd_m"]) == ("scene", 330, 1.0)
     code, out, _ = geoseg("models")
     assert code == 0
-    assert "rgb-lite0" in out
-    code, out, _ = geoseg("models", "rgb-lite0")
+    assert "town" in out
+    code, out, _ = geoseg("models", "town")
     assert "held-out figures" in out
     code, out, _ = geoseg("info", small_card, "--json")
-    assert json.loads(out)["properties"]["mlm:name"] == "rgb-lite0"
+    assert json.loads(out)["properties"]["mlm:name"] == "small"
 
 
 @pytest.fixture(scope="session")

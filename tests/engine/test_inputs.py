@@ -105,7 +105,7 @@ def test_a_large_scene_is_glanced_at_in_strips(write_scene, write_segmenter, mon
 
 @pytest.mark.parametrize("method", ["crf", "guided"])
 def test_refining_widens_the_halo_and_changes_nothing_else(land, write_card, tmp_path, method):
-    card = str(write_card("rgb-lite0", tile=192))
+    card = str(write_card("small", tile=192))
     plain = RunSettings(models=(card,), vector=VectorSettings(min_area_m2=0))
     settings = replace(plain, refine=method)
     assert make_plan(str(land), plain).passes[0].lattice.halo == HALO
@@ -121,11 +121,11 @@ def test_refining_widens_the_halo_and_changes_nothing_else(land, write_card, tmp
 
 def test_a_tile_too_small_to_refine_is_refused(land, small_card):
     settings = RunSettings(models=(str(small_card),), refine="crf")
-    with pytest.raises(SettingsError, match="--halo is 32 with another 32 for --refine crf; model rgb-lite0 needs"):
+    with pytest.raises(SettingsError, match="--halo is 32 with another 32 for --refine crf; model small needs"):
         make_plan(str(land), settings)
 
 
-def test_the_narrower_of_two_shipped_models_is_preferred(monkeypatch, write_card):
+def test_the_shipped_model_for_finer_imagery_is_preferred(monkeypatch, write_card):
     ranges = {"broad": (0.3, 5), "narrow": (1, 2), "any": (0, 5)}
     cards = [geoseg.Card.read(write_card(name, gsd_m=gsd_m)) for name, gsd_m in ranges.items()]
     monkeypatch.setattr(zoo, "available", lambda: [*cards, zoo.load("ndwi")])

@@ -325,7 +325,7 @@ def test_two_runs_do_not_share_a_directory(land, settings, tmp_path, monkeypatch
 def test_another_card_is_another_run(land, settings, write_card, tmp_path):
     home = tmp_path / "layers"
     geoseg.run(land, home, settings=settings, execution=SERIAL)
-    other = write_card("rgb-lite0", mean=10.0)
+    other = write_card("small", mean=10.0)
     with pytest.raises(OutputError, match="model_digest is"):
         geoseg.run(land, home, settings=replace(settings, models=(str(other),)), execution=SERIAL)
 
@@ -338,7 +338,7 @@ def test_a_block_that_cannot_be_read_fails_its_chunks_only(write_scene, settings
         file.truncate(int(scene.stat().st_size * 0.7))
     with pytest.raises(ChunkError, match=r"chunks failed in stage predict.*ReadError"):
         geoseg.run(scene, tmp_path / "layers", settings=settings, execution=SERIAL)
-    assert any((tmp_path / "layers" / ".geoseg" / "masks" / "rgb-lite0" / "done").iterdir())
+    assert any((tmp_path / "layers" / ".geoseg" / "masks" / "small" / "done").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["geographic", "rotated"])

@@ -28,11 +28,11 @@ STEP = 64  # core of the small tiles below
 def command(tmp_path_factory):
     """The start of a command line that runs a scene of 5 x 6 chunks with small tiles."""
     folder = tmp_path_factory.mktemp("kill")
-    item = zoo.load("rgb-lite0").to_item()
+    item = zoo.load("landscape").to_item()
     item["properties"]["geoseg:halo"] = 32
     item["properties"]["mlm:input"][0]["input"]["shape"][-2:] = [128, 128]
     (folder / "small.card.json").write_text(json.dumps(item))
-    weights = zoo.load("rgb-lite0").weights_path
+    weights = zoo.load("landscape").weights_path
     (folder / weights.name).write_bytes(weights.read_bytes())
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(40, 200, (3, 20, 24)), np.ones((16, 16))).astype(np.uint8)
@@ -65,7 +65,7 @@ def test_killed_and_run_again(command, tmp_path, how, signal_number, code):
     subprocess.run([*command, "-o", str(whole), "--serial"], check=True, timeout=120)
     home = tmp_path / "killed"
     with subprocess.Popen([*command, "-o", str(home), how], stderr=subprocess.PIPE, text=True) as process:
-        done = home / ".geoseg" / "masks" / "rgb-lite0" / "done"
+        done = home / ".geoseg" / "masks" / "landscape" / "done"
         deadline = time.monotonic() + 100
         while not (done.exists() and len(list(done.iterdir())) >= 3):
             assert process.poll() is None, process.stderr.read()

@@ -115,7 +115,7 @@ def test_scores_are_refined(card, refine):
 
 def test_tiles_alone_need_no_thresholds_and_gray_levels_do():
     assert scene_thresholds(NDWI, scene()[:2], np.ones((50, 100), bool)) is None
-    assert scene_thresholds(zoo.load("rgb-lite0"), scene(), np.ones((50, 100), bool)) is None
+    assert scene_thresholds(zoo.load("town"), scene(), np.ones((50, 100), bool)) is None
     with pytest.raises(ModelError, match="needs the thresholds of the whole scene"):
         label(OTSU, scene()[None])
 

@@ -19,7 +19,7 @@ def card(tmp_path_factory):
     """A small network with two classes and random weights."""
     torch.manual_seed(1)
     made = replace(
-        zoo.load("rgb-lite0"),
+        zoo.load("town"),
         name="small",
         architecture="unet-mobilenetv3_small_050",
         classes=(CardClass(3, "field", (0, 255, 0)), CardClass(7, "water", (0, 0, 255))),
@@ -34,7 +34,7 @@ def soft_card(tmp_path_factory):
     """The same for eight bands of any values, with softmax."""
     torch.manual_seed(2)
     made = replace(
-        zoo.load("rgb-lite0"),
+        zoo.load("town"),
         name="soft",
         architecture="unet-mobilenetv3_small_050",
         activation="softmax",
@@ -107,14 +107,34 @@ def test_mask_is_the_best_sigmoid_from_a_half_on(card, tiles):
     np.testing.assert_allclose(confidence / 254, np.where(best >= 0.5, best, 1 - best), atol=0.004)
 
 
-def test_softmax_takes_the_most_probable_of_any_bands_and_values(soft_card, deep_tiles):
-    scores = scores_of(soft_card, deep_tiles)
-    mask, confidence = runtime(soft_card, halo=0)(deep_tiles)
+def test_softmax_takes_the_most_probable_of_any_bands_and_values(soft_card, deep_tiles, tmp_path):
+    free = tuple(replace(entry, boundary_of=None) for entry in soft_card.classes)
+    card = write_model(tmp_path, replace(soft_card, classes=free), load_network(soft_card).state_dict())
+    scores = scores_of(card, deep_tiles)
+    mask, confidence = runtime(card, halo=0)(deep_tiles)
     ranked = np.sort(scores, axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > 1e-3
     np.testing.assert_array_equal(mask[clear], np.array([0, 3, 4])[scores.argmax(axis=1)][clear])
     assert set(np.unique(mask)) == {0, 3, 4}
     np.testing.assert_allclose(confidence / 254, ranked[:, -1], atol=0.004)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_class_and_its_boundary_stand_together(soft_card, deep_tiles, tmp_path, activation):
+    network = build(soft_card.architecture, classes=3 if activation == "softmax" else 2, bands=8)
+    torch.manual_seed(3)
+    torch.nn.init.normal_(network.segmentation_head[0].weight, std=0.3)
+    card = write_model(tmp_path, replace(soft_card, activation=activation), network.state_dict())
+    scores = scores_of(card, deep_tiles)
+    inside, boundary = scores[:, -2], scores[:, -1]
+    there = np.clip(inside + boundary, 0, 1)
+    clear = (np.abs(there - 0.5) > 1e-3) & (np.abs(inside - boundary) > 1e-3)
+    mask, confidence = runtime(card, halo=0)(deep_tiles)
+    expected = np.where(there >= 0.5, np.where(inside >= boundary, 3, 4), 0)
+    np.testing.assert_array_equal(mask[clear], expected[clear])
+    neither = (np.maximum(inside, boundary) < 0.5) & (there >= 0.5)
+    assert (neither & clear).any(), "nothing that only the pair can decide"
+    np.testing.assert_allclose(confidence / 254, np.where(there >= 0.5, there, 1 - there), atol=0.004)
 
 
 def test_what_is_no_number_counts_as_the_mean(soft_card, deep_tiles):
