@@ -136,7 +136,7 @@ def _open(
     """Open one pair."""
     directory = Path(prediction) if Path(prediction).is_dir() else None
     layers: list[str] = []
-    mask, confidence, image = None, extras.confidence, extras.image
+    mask, confidence, image, on = None, extras.confidence, extras.image, extras.grid
     if directory is not None:
         record = find_record(directory)
         layers = _layers(directory, record, dict(settings.classes))
@@ -145,12 +145,14 @@ def _open(
         mask = str(directory / "mask.tif") if (directory / "mask.tif").exists() else None
         if confidence is None and (directory / "confidence.tif").exists():
             confidence = str(directory / "confidence.tif")
+        if mask is None and on is None:
+            on = _finest_mask(directory, record, dict(settings.classes))
     elif is_vector(prediction):
         layers = [prediction]
     else:
         mask = prediction
     codes, truth_codes = dict(settings.classes), dict(settings.truth_classes or settings.classes)
-    grid = Scene.open(extras.grid) if extras.grid is not None else None
+    grid = Scene.open(on) if on is not None else None
     painted = None if mask is None else MaskSource.open(mask, grid, list(codes.values()))
     truth_is_vector = is_vector(truth)
     if grid is None:
@@ -168,7 +170,7 @@ def _open(
         real = MaskSource.open(truth, grid, [truth_codes[key] for key in codes])
     pixels, objects = painted or drawn, drawn or painted
     if pixels is None or objects is None:
-        raise InputError(f"{prediction} has neither mask.tif nor layers of {', '.join(codes)}")
+        raise InputError(f"{prediction} has neither a mask nor layers of {', '.join(codes)}")
     sure = None if confidence is None else open_band(confidence)
     if sure is not None and sure.dtype != "uint8":
         raise InputError(f"{sure.shown}: confidences are bytes, 0-254 for 0-1; this is {sure.dtype}")
@@ -182,6 +184,18 @@ def _open(
         within=None if extras.within is None else PolygonSource.open([extras.within], grid, {"known": 1}, ""),
         image=None if image is None else Scene.open(image),
     )
+
+
+def _finest_mask(directory: Path, record: Mapping[str, Any], codes: Mapping[str, int]) -> str | None:
+    """The mask with the smallest pixels of a run by several models, of those that find a judged class.
+
+    Its grid is what the run's layers are drawn on: masks of several models share no grid, layers do the ground.
+    """
+    found = [entry for entry in record.get("passes", ()) if not codes.keys().isdisjoint(entry["classes"])]
+    if not found:
+        return None
+    path = directory / str(min(found, key=lambda entry: float(entry["gsd_m"]))["mask"])
+    return str(path) if path.exists() else None
 
 
 def _layers(directory: Path, record: Mapping[str, Any], codes: Mapping[str, int]) -> list[str]:

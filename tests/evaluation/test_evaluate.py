@@ -186,6 +186,22 @@ def test_a_run_is_judged_by_its_mask_its_layers_and_its_confidence(write_boxes, 
     assert evaluate(run, truth, extras=Extras(grid=str(run / "confidence.tif"))).counts == report.counts
 
 
+def test_a_run_of_several_models_is_judged_by_its_layers_on_its_finest_grid(write_boxes, write_raster, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, shape, gsd_m in (("town", (40, 50), 1.0), ("landscape", (20, 25), 2.0), ("vehicle", (80, 100), 0.5)):
+        write_raster(np.zeros(shape, np.uint8), f"{name}.tif", nodata=255, gsd_m=gsd_m).rename(run / f"mask_{name}.tif")
+    boxes = [(5, 5, 10, 10), (5, 15, 10, 10)]
+    write_boxes(boxes, "field.parquet", **{"class": ["field"] * 2}).rename(run / "field.parquet")
+    classes = {"town": ["road"], "landscape": ["field"], "vehicle": ["vehicle"]}
+    gsds = {"town": 1.0, "landscape": 2.0, "vehicle": 0.5}
+    passes = [{"classes": classes[name], "gsd_m": gsds[name], "mask": f"mask_{name}.tif"} for name in classes]
+    (run / "run.json").write_text(json.dumps({"layers": {"field": {}}, "files": ["field.parquet"], "passes": passes}))
+    report = evaluate(run, write_boxes(boxes, **{"class": ["field"] * 2}))
+    assert report.counts["field"] == {"predicted": 2, "true": 2, "matched": 2}
+    assert sum(map(sum, report.confusion)) == 40 * 50  # the grid of town, the finest of those with a judged class
+
+
 @pytest.fixture
 def folders(tmp_path, write_raster, make_mask):
     """Five pairs of masks, of which each prediction is somewhat worse than the last one."""

@@ -213,7 +213,7 @@ RECIPES = {
     "vehicle": Recipe(
         title="Vehicles from RGB imagery of 0.2-0.4 m",
         gsd_range_m=(0.22, 0.4),
-        upsampling=1.25,
+        upsampling=1.0,
         min_areas_m2={"vehicle": 2.0},
         classes=(VEHICLE,),
         sources=_vehicle,
