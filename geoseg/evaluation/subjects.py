@@ -145,8 +145,7 @@ def _open(
         mask = str(directory / "mask.tif") if (directory / "mask.tif").exists() else None
         if confidence is None and (directory / "confidence.tif").exists():
             confidence = str(directory / "confidence.tif")
-        if mask is None and on is None:
-            on = _finest_mask(directory, record, dict(settings.classes))
+        on = on or _finest_mask(directory, record, dict(settings.classes))
     elif is_vector(prediction):
         layers = [prediction]
     else:
