@@ -110,10 +110,9 @@ class VectorSettings:
     def identity(self) -> dict[str, Any]:
         """All settings as plain JSON values; the same for settings that mean the same."""
         facts = asdict(self) | {"formats": sorted(self.formats), "boundaries": sorted(self.boundaries)}
-        if self.min_area_m2 is None and not self.mapping_units_m2:
+        if self.min_area_m2 is None:
             facts["min_area_m2"] = _LEAST_AREA_M2
-        if self.min_area_m2 is not None or not self.mapping_units_m2:
-            del facts["mapping_units_m2"]
+        del facts["mapping_units_m2"]  # a run tells what they come to, see `Plan.identity`
         if not self.boundaries:
             del facts["growth_px"]
         return facts

@@ -11,7 +11,7 @@ from geoseg.errors import InputError, ModelError, SceneError, SettingsError
 from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.scene import Scene
-from geoseg.settings import RunSettings
+from geoseg.settings import RunSettings, require_layer_names
 
 __all__ = ["Choice", "choose_models"]
 
@@ -76,6 +76,8 @@ def choose_models(scene: Scene, settings: RunSettings) -> tuple[list[Choice], li
     wanted = _wanted(cards, settings.classes)
     readers, refusals = _readers(cards, wanted, scene, settings)
     best = _best(readers, wanted)
+    if best:
+        require_layer_names(tuple(best))  # layers of different models are files side by side
     missing = sorted(wanted - best.keys())
     if missing and (settings.classes is not None or not readers):
         raise SceneError(f"no model can find {', '.join(missing)} here: {refusals[missing[0]]}")

@@ -135,6 +135,15 @@ class Plan:
         """Most that masks and confidences can take on disk, bytes: in the store, while the COG is made, and as COGs."""
         return sum(2 * 3 * part.pixels for part in self.passes)
 
+    def _least_areas_m2(self) -> float | dict[str, dict[str, float]]:
+        """What counts as small: one area, or that of each layer's class by model."""
+        areas = {
+            part.name: {name: part.vector.least_area_m2(code) for name, code in part.card.class_codes(None).items()}
+            for part in self.passes
+        }
+        all_areas = {area for classes in areas.values() for area in classes.values()}
+        return all_areas.pop() if len(all_areas) == 1 else areas
+
     def identity(self) -> dict[str, Any]:
         """All facts that decide the layers, as plain JSON values; the same identity means the same bytes.
 
@@ -159,6 +168,7 @@ class Plan:
             "device": self.device,
             "precision": self.precision,
             **settings.vector.identity(),
+            "min_area_m2": self._least_areas_m2(),
             "boundaries": {part.name: part.vector.boundaries for part in self.passes},
             "simplify_m": {part.name: part.vector.simplify_m for part in self.passes},
             **({"growth_px": settings.vector.growth_px} if bounded else {}),

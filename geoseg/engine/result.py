@@ -116,7 +116,9 @@ class Result:
         """Reads what :meth:`to_json` gave."""
         return cls(
             directory=directory,
-            passes=tuple(PassSummary(**part | {"classes": tuple(part["classes"])}) for part in record["passes"]),
+            passes=tuple(
+                PassSummary(**part | {"classes": tuple(part["classes"])}) for part in record.get("passes", ())
+            ),
             layers={name: LayerSummary(**layer) for name, layer in record["layers"].items()},
             stages=tuple(StageTime(**stage) for stage in record["stages"]),
             files=tuple(record["files"]),

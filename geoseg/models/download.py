@@ -59,6 +59,8 @@ def download(card: Card, *, source: str | None = None, note: Callable[[str], Non
     from geoseg.models.architectures import build
 
     facts = dict(card.download)
+    if "url" not in facts:
+        raise ModelError(f"model {card.name} is at hand already, or is fetched by nobody: its card names no download")
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def write_card(tmp_path_factory):
     def write(
         name: str,
         *,
-        gsd_m: tuple[float, float] = shipped.gsd_range_m,
+        gsd_m: tuple[float, float] = (0.3, 5.0),
         classes: tuple[str, str, str, str] = ("water", "road", "field", "parking"),
         mean: float | None = None,
         bands: tuple[str, str, str] = ("red", "green", "blue"),

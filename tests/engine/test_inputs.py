@@ -11,7 +11,7 @@ import rasterio
 
 import geoseg
 from geoseg import Execution, RunSettings, Scene, VectorSettings, make_plan
-from geoseg.errors import SettingsError
+from geoseg.errors import OutputError, SettingsError
 from geoseg.models import zoo
 
 from .conftest import HALO, paint
@@ -117,6 +117,22 @@ def test_refining_widens_the_halo_and_changes_nothing_else(land, write_card, tmp
     assert first.passes[0].refine == method
     unrefined = geoseg.run(land, tmp_path / "3", settings=plain, execution=Execution(serial=True))
     assert layers_of(unrefined) != layers_of(first)
+
+
+def test_mapping_units_of_the_card_are_part_of_the_identity_and_of_the_sieve(land, small_card, tmp_path):
+    item = json.loads(small_card.read_text(encoding="utf-8"))
+    item["properties"]["mlm:output"][0]["classification:classes"][3]["geoseg:min_area_m2"] = 400.0  # field
+    coarse = small_card.with_name("coarse.card.json")
+    coarse.write_text(json.dumps(item), encoding="utf-8")
+    plain, units = RunSettings(models=(str(small_card),)), RunSettings(models=(str(coarse),))
+    stated = replace(units, vector=VectorSettings(min_area_m2=25))
+    areas = [make_plan(str(land), settings).identity()["min_area_m2"] for settings in (plain, units, stated)]
+    assert areas == [25.0, {"small": {"water": 25.0, "road": 25.0, "field": 400.0, "parking": 25.0}}, 25.0]
+    result = geoseg.run(land, tmp_path / "units", settings=units, execution=Execution(serial=True))
+    smallest = {name: result.layer(name).area_m2.min() for name, layer in result.layers.items() if layer.polygons}
+    assert smallest["field"] >= 400 * 0.9  # simplified
+    with pytest.raises(OutputError, match="min_area_m2"):
+        geoseg.run(land, tmp_path / "units", settings=stated, execution=Execution(serial=True))
 
 
 def test_a_tile_too_small_to_refine_is_refused(land, small_card):

@@ -119,18 +119,24 @@ def test_softmax_takes_the_most_probable_of_any_bands_and_values(soft_card, deep
     np.testing.assert_allclose(confidence / 254, ranked[:, -1], atol=0.004)
 
 
+@pytest.mark.parametrize("odds", [1.0, 4.0, 0.5])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_a_class_and_its_boundary_stand_together(soft_card, deep_tiles, tmp_path, activation):
+def test_a_class_and_its_boundary_stand_together(soft_card, deep_tiles, tmp_path, activation, odds):
     network = build(soft_card.architecture, classes=3 if activation == "softmax" else 2, bands=8)
     torch.manual_seed(3)
     torch.nn.init.normal_(network.segmentation_head[0].weight, std=0.3)
-    card = write_model(tmp_path, replace(soft_card, activation=activation), network.state_dict())
+    classes = (soft_card.classes[0], replace(soft_card.classes[1], odds=odds))
+    card = write_model(tmp_path, replace(soft_card, activation=activation, classes=classes), network.state_dict())
     scores = scores_of(card, deep_tiles)
     inside, boundary = scores[:, -2], scores[:, -1]
     there = np.clip(inside + boundary, 0, 1)
-    clear = (np.abs(there - 0.5) > 1e-3) & (np.abs(inside - boundary) > 1e-3)
+    against = inside, boundary
+    if activation == "sigmoid":
+        against = inside / (1 - inside), boundary / (1 - boundary)
+    lead = against[0] / (odds * against[1])
+    clear = (np.abs(there - 0.5) > 1e-3) & (np.abs(lead - 1) > 1e-2)
     mask, confidence = runtime(card, halo=0)(deep_tiles)
-    expected = np.where(there >= 0.5, np.where(inside >= boundary, 3, 4), 0)
+    expected = np.where(there >= 0.5, np.where(lead >= 1, 3, 4), 0)
     np.testing.assert_array_equal(mask[clear], expected[clear])
     neither = (np.maximum(inside, boundary) < 0.5) & (there >= 0.5)
     assert (neither & clear).any(), "nothing that only the pair can decide"
