@@ -554,7 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"geoseg: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("geoseg: stopped; the finished chunks are kept, run the same command again to resume", err=True)
+        click.echo("geoseg: stopped; what was finished is kept, the same command again resumes", err=True)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("GEOSEG_DEBUG"):

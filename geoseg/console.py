@@ -267,7 +267,10 @@ def list_cards(cards: Sequence[Card]) -> None:
 
 def _gsd_range(card: Card) -> str:
     finest, coarsest = card.gsd_range_m
-    return f"{finest:g}-{coarsest:g} m" if finest else "any"
+    if not finest:
+        return "any"
+    farther = f", scenes to {coarsest * card.upsampling:.2g} m" if card.upsampling > 1 else ""
+    return f"{finest:g}-{coarsest:g} m{farther}"
 
 
 def describe_architecture(found: Tiling) -> None:

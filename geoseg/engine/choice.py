@@ -188,7 +188,8 @@ def _bands(scene: Scene, card: Card, settings: RunSettings) -> tuple[int, ...]:
     try:
         return scene.select(settings.bands or card.bands)
     except SceneError as error:
-        hint = "" if settings.bands else f"; say which bands are {needed} with --bands, e.g. --bands 1,2,3"
+        example = ",".join(str(number) for number in range(1, len(card.bands) + 1))
+        hint = "" if settings.bands else f"; say which bands are {needed} with --bands, e.g. --bands {example}"
         raise SceneError(f"{error}{hint}") from None
 
 

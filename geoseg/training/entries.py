@@ -48,7 +48,7 @@ class Entries:
             return self._given[key]
         if isinstance(default, _Required):
             near = difflib.get_close_matches(key, set(self._given) - self._asked, n=1)
-            raise SettingsError(f"{self.where}: {key} is missing" + (f"; is it {near[0]}?" if near else ""))
+            raise SettingsError(f"{self.where}: {key} is missing" + (f"; you wrote {near[0]}" if near else ""))
         return default
 
     def text(self, key: str, default: Any = REQUIRED) -> Any:

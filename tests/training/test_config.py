@@ -78,7 +78,7 @@ def test_a_set_annotates_what_its_labels_tell_of() -> None:
         ({"augment": "much"}, "none, light, strong"),
         ({"losses": {"ce": -1}}, "losses"),
         ({"validation": 1.5}, "validation is 1.5"),
-        ({"encoder": {"crad": "x"}}, "card is missing; is it crad?"),
+        ({"encoder": {"crad": "x"}}, "card is missing; you wrote crad"),
         ({"encoder": 7}, "encoder is 7"),
         ({"blur": {"chance": 2}}, "chance is 2"),
         ({"data": []}, "data is"),
