@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geoseg.errors import InputError, SettingsError
+from geoseg.models.architectures import STRIDE
 from geoseg.settings import require_layer_names
 from geoseg.training.classes import TrainClass, channel_names
 from geoseg.training.crops import MOST_CLASSES
@@ -36,6 +37,10 @@ _COLOURS = {
     "tree": (46, 139, 87),
 }
 _OTHER_COLOURS = ((26, 188, 156), (211, 84, 0), (52, 73, 94), (142, 68, 173), (127, 140, 141), (22, 160, 133))
+_TILE, _HALO = 1536, 256
+"""In pixels, where a configuration says nothing else. The halo is about half of what a U-Net of stride 32 looks at:
+then some ten thousandths of the pixels differ from a prediction in one piece. Decoders that look further (pyramid
+pooling, attention) differ more near the borders of tiles, and want a larger one. The tile costs 2.25 times its core."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -107,8 +112,8 @@ class TrainConfig:
         classes: what to learn, 16 at most.
         bands: common names, in the order in which the network takes them.
         gsd_range_m: (finest, coarsest) GSD that the model is for.
-        tile: side of a tile when the model runs, pixels; None is the architecture's default.
-        halo: of a tile, pixels; None is the architecture's default.
+        tile: side of a tile when the model runs, pixels.
+        halo: of a tile, pixels.
         crop: side of a sample, pixels.
         steps: budget, optimiser steps; or
         minutes: budget, wall time.
@@ -139,8 +144,8 @@ class TrainConfig:
     classes: tuple[TrainClass, ...]
     bands: tuple[str, ...]
     gsd_range_m: tuple[float, float]
-    tile: int | None
-    halo: int | None
+    tile: int
+    halo: int
     crop: int
     steps: int | None
     minutes: float | None
@@ -240,8 +245,8 @@ def _parse(given: object, folder: Path, where: str) -> TrainConfig:
         classes=classes,
         bands=entries.texts("bands", ("red", "green", "blue")),
         gsd_range_m=entries.pair("gsd_range_m", above=0.0),
-        tile=entries.whole("tile", None, least=64, most=8192),
-        halo=entries.whole("halo", None, least=0, most=2048),
+        tile=entries.whole("tile", _TILE, least=64, most=8192),
+        halo=entries.whole("halo", _HALO, least=0, most=2048),
         crop=entries.whole("crop", 256, least=32, most=4096),
         steps=steps,
         minutes=minutes,
@@ -264,8 +269,13 @@ def _parse(given: object, folder: Path, where: str) -> TrainConfig:
     )
     blur.close()
     entries.close()
-    if config.crop % 32:
-        raise SettingsError(f"{where}: crop is {config.crop}; expected a multiple of 32")
+    for key, side in (("crop", config.crop), ("tile", config.tile), ("halo", config.halo)):
+        if side % STRIDE:
+            raise SettingsError(f"{where}: {key} is {side}; expected a multiple of {STRIDE}")
+    if config.tile <= 2 * config.halo:
+        raise SettingsError(
+            f"{where}: tile is {config.tile} and halo {config.halo}; expected a tile larger than two halos"
+        )
     return config
 
 

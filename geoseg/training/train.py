@@ -33,10 +33,6 @@ __all__ = ["Trained", "train"]
 RECORD = "training.json"
 WORK = "fit"
 """Folder of checkpoints and logs within a training's directory."""
-TILE, HALO = 1536, 256
-"""Of a card whose configuration says nothing else, in pixels. The halo is about half of what a U-Net of stride 32 looks
-at: then some ten thousandths of the pixels differ from a prediction in one piece. Decoders that look further (pyramid
-pooling, attention) differ more near the borders of tiles, and want a larger one. The tile costs 2.25 times its core."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,8 +210,8 @@ def _make_card(folder: Path, ready: Preparation, figures: tuple[dict[str, Any], 
         std=ready.start.std,
         gsd_range_m=config.gsd_range_m,
         classes=tuple(classes),
-        tile=config.tile or TILE,
-        halo=HALO if config.halo is None else config.halo,
+        tile=config.tile,
+        halo=config.halo,
         stride=STRIDE,
         weights=f"{config.name}.safetensors",
         training_data=(*sets, *ready.start.training_data),

@@ -18,6 +18,7 @@ def test_the_least_configuration_has_defaults() -> None:
     assert config.bands == ("red", "green", "blue")
     assert config.channels == ("water",)
     assert (config.classes[0].code, config.encoder, config.card, config.minutes) == (1, "imagenet", None, None)
+    assert (config.tile, config.halo) == (1536, 256)
     assert config.data[0].name == "set 1"
     assert config.data[0].annotates == ("water",)
     assert config.data[0].unknown == (255,)
@@ -66,7 +67,10 @@ def test_a_set_annotates_what_its_labels_tell_of() -> None:
         ({"minutes": 5}, "steps or as minutes"),
         ({"steps": None}, "steps or as minutes"),
         ({"steps": 0}, "steps is 0; expected a number from 1"),
-        ({"crop": 100}, "multiple of 32"),
+        ({"crop": 100}, "crop is 100; expected a multiple of 32"),
+        ({"tile": 100}, "tile is 100; expected a multiple of 32"),
+        ({"halo": 40}, "halo is 40; expected a multiple of 32"),
+        ({"tile": 512}, "tile is 512 and halo 256; expected a tile larger than two halos"),
         ({"name": "../x"}, "name is '../x'"),
         ({"classes": []}, "1 to 16 classes"),
         ({"classes": ["a b"]}, "letters, digits"),
