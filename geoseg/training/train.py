@@ -20,6 +20,7 @@ from geoseg.atomic import staged
 from geoseg.errors import OutputError
 from geoseg.models.architectures import STRIDE
 from geoseg.models.card import Card, CardClass, write_model
+from geoseg.models.runtimes import resolve_device
 from geoseg.settings import Device, Precision
 from geoseg.training.callbacks import Progress
 from geoseg.training.classes import channel_weights
@@ -88,15 +89,6 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
     """
     wanted = read_config(config)
     folder, identity = Path(directory), wanted.identity()
-    if not overwrite:
-        _refuse_other(folder, identity)  # before images are read
-    ready = prepare(wanted)
-    if not is_follower():
-        if overwrite:
-            _clear(folder)
-        _refuse_other(folder, identity, ready.digest)
-        if report is not None:
-            report(ready.found)
     settings = FitSettings(
         steps=wanted.steps,
         minutes=wanted.minutes,
@@ -110,12 +102,20 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
         patience=wanted.patience,
         frozen=wanted.frozen,
         seed=wanted.seed,
-        device=device,
+        device=resolve_device(device),
         devices=devices,
         precision=precision,
         workers=workers,
     )
+    if not overwrite:
+        _refuse_other(folder, identity)  # before images are read
+    ready = prepare(wanted)
     if not is_follower():
+        if overwrite:
+            _clear(folder)
+        _refuse_other(folder, identity, ready.digest)
+        if report is not None:
+            report(ready.found)
         _claim(folder, {"config": identity, "data": ready.digest})
     result = fit(
         ready.start.network,

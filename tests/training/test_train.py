@@ -13,7 +13,7 @@ import torch
 
 import geoseg
 from geoseg.cli import main
-from geoseg.errors import InputError, ModelError, OutputError
+from geoseg.errors import InputError, ModelError, OutputError, SettingsError
 from geoseg.models import zoo
 from geoseg.models.architectures import build
 from geoseg.training.config import read_config
@@ -175,7 +175,13 @@ def test_a_bad_configuration_is_one_line_and_nothing_is_written(folder: Path, ca
     assert line.startswith("geoseg: data[0] (set 1): ")
     assert "no attribute kind" in line
     assert not (folder / "out").exists()
-    (folder / "out").mkdir()
+    (folder / "out" / "fit").mkdir(parents=True)
+    (folder / "out" / "fit" / "last.ckpt").touch()
+    (folder / "out" / "training.json").write_text("{}")
+    with pytest.raises(SettingsError, match="unknown loss 'ce2'"):
+        geoseg.train(configure(folder, encoder="none", losses={"ce2": 1}), folder / "out", overwrite=True)
+    assert (folder / "out" / "fit" / "last.ckpt").exists()
+    configure(folder)
     (folder / "out" / "training.json").write_text(json.dumps([]))
     with pytest.raises(OutputError, match="damaged"):
         geoseg.train(path, folder / "out")
