@@ -22,7 +22,7 @@ from geoseg.models.architectures import STRIDE
 from geoseg.models.card import Card, CardClass, write_model
 from geoseg.models.runtimes import resolve_device
 from geoseg.settings import Device, Precision
-from geoseg.training.callbacks import Progress
+from geoseg.training.callbacks import CHECKPOINT, Progress
 from geoseg.training.classes import channel_weights
 from geoseg.training.config import read_config
 from geoseg.training.fit import FitSettings, fit, is_follower
@@ -134,7 +134,7 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
 
 
 def _refuse_other(folder: Path, config: dict[str, Any], digest: str | None = None) -> None:
-    """Refuse a directory of another training.
+    """Refuse a directory of another training, unless that never came to a checkpoint: then it left nothing to lose.
 
     Raises:
         OutputError: it holds another training, or is no directory.
@@ -149,7 +149,7 @@ def _refuse_other(folder: Path, config: dict[str, Any], digest: str | None = Non
         return
     except (OSError, ValueError, KeyError, TypeError):
         raise OutputError(f"{folder / RECORD} is damaged; give another directory, or --overwrite") from None
-    if difference is None and same_data:
+    if (difference is None and same_data) or not (folder / WORK / CHECKPOINT).exists():
         return
     why = difference or "its images or labels have changed since"
     raise OutputError(f"{folder} holds another training: {why}; give another directory, or --overwrite")

@@ -166,6 +166,15 @@ def test_an_encoder_may_come_from_a_file(folder: Path) -> None:
         Start.make(read_config(configure(folder, encoder="none.safetensors")))
 
 
+def test_a_training_without_a_checkpoint_may_be_corrected(folder: Path) -> None:
+    out = folder / "out"
+    path = configure(folder, encoder="none", batch=3)
+    with pytest.raises(SettingsError, match="batch 3 does not divide among 2 devices"):
+        geoseg.train(path, out, workers=0, device="cpu", devices=2)
+    path = configure(folder, encoder="none", steps=1)
+    assert geoseg.train(path, out, workers=0, device="cpu").steps == 1
+
+
 def test_a_bad_configuration_is_one_line_and_nothing_is_written(folder: Path, capsys: Any) -> None:
     path = configure(folder, data=[{"images": "i*.tif", "polygons": "l.gpkg", "field": "kind"}], encoder="none")
     with pytest.raises(SystemExit) as ended:
