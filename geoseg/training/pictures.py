@@ -221,7 +221,7 @@ class _Opener:
     facts: list[Any] = field(init=False, default_factory=list)
     notes: list[str] = field(init=False, default_factory=list)
     _frames: dict[tuple[tuple[str, ...], str], gpd.GeoDataFrame] = field(init=False, default_factory=dict)
-    _masks: Mapping[str, str] | None = field(init=False, default=None)
+    _masks: Mapping[str, list[str]] | None = field(init=False, default=None)
     _without: list[str] = field(init=False, default_factory=list)
 
     def open(self, image: str) -> RasterPicture:
@@ -271,14 +271,20 @@ class _Opener:
         if self._masks is None:
             patterns = [pattern for pattern in self.one.labels if "{stem}" not in pattern]
             paths = _find(self.config.folder, patterns, "labels") if patterns else []
-            self._masks = {Path(path).stem: path for path in paths}
+            masks: dict[str, list[str]] = {}
+            for path in paths:
+                masks.setdefault(Path(path).stem, []).append(path)
+            self._masks = masks
         templates = [text.replace("{stem}", stem) for text in self.one.labels if "{stem}" in text]
         named = [path for text in templates for path in _expand(self.config.folder, text)]
-        path = named[0] if named else self._masks.get(stem)
-        if path is None:
+        found = list(dict.fromkeys([*named, *self._masks.get(stem, [])]))
+        if not found:
             raise InputError(
                 f"{image} has no mask of stem {stem} in {', '.join(self.one.labels)}; add it, or drop the image"
             )
+        if len(found) > 1:
+            raise InputError(f"{image} has two masks, {found[0]} and {found[1]}; leave one, or give two sets")
+        path = found[0]
         mask = open_band(path, gsd_m=self.one.gsd_m)
         if self.one.gsd_m is not None and (mask.width, mask.height) != (scene.width, scene.height):
             raise InputError(

@@ -111,6 +111,9 @@ def test_masks_pair_by_stem_and_may_lie_on_another_grid(image: Path, write_raste
     write_raster(codes[::2, ::2], "a_coarse.tif", transform=rasterio.Affine(1, 0, LEFT, 0, -1, TOP))
     again = whole(open_one(tmp_path, one | {"labels": "{stem}_coarse.tif"}))
     assert np.array_equal(again.present, crop.present)
+    (tmp_path / "masks" / "a.img").touch()
+    with pytest.raises(GeosegError, match=r"a\.tif has two masks, .*masks/a\.img and .*masks/a\.tif; leave one"):
+        open_one(tmp_path, one)
 
 
 def test_chips_without_a_place_have_the_gsd_that_is_given(tmp_path: Path) -> None:
