@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ModelError
@@ -46,7 +47,9 @@ class Start:
         Raises:
             ModelError: there is no such network or card, weights cannot be fetched or read, or none of them fits.
         """
-        network = build(config.architecture, classes=len(config.channels), bands=len(config.bands))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = build(config.architecture, classes=len(config.channels), bands=len(config.bands))
         if config.card is not None:
             return _from_card(network, config, config.card)
         count = len(config.bands)

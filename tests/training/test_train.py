@@ -146,6 +146,17 @@ def test_the_last_layer_is_taken_by_the_names_of_classes(folder: Path) -> None:
         Start.make(read_config(configure(folder, bands=["nir", "red", "green"])))
 
 
+def test_the_first_weights_follow_the_seed(folder: Path) -> None:
+    def first(seed: int) -> torch.Tensor:
+        path = configure(folder, architecture="unet-resnet18", encoder="none", seed=seed)
+        return Start.make(read_config(path)).network.get_parameter("segmentation_head.0.weight")
+
+    before = torch.random.get_rng_state()
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_weights_of_other_shapes_are_left_and_named() -> None:
     network, other = build("unet-resnet18", classes=2), build("unet-resnet18", classes=3)
     taken, left = take_matching(network, other.state_dict())
