@@ -229,6 +229,7 @@ class _Opener:
         one = self.one
         scene = Scene.open(image, gsd_m=one.gsd_m)
         self.facts.append([Path(image).name, scene.fingerprint()])
+        scene = scene.at_gsd(scene.gsd_m)  # square pixels, as in a run
         bands = scene.select(one.bands or self._default_bands(scene))
         if len(bands) != len(self.config.bands):
             raise SettingsError(f"bands has {len(bands)} bands; the model takes {', '.join(self.config.bands)}")

@@ -116,6 +116,20 @@ def test_masks_pair_by_stem_and_may_lie_on_another_grid(image: Path, write_raste
         open_one(tmp_path, one)
 
 
+def test_oblong_pixels_become_square_as_in_a_run(write_raster, tmp_path: Path) -> None:
+    codes = np.zeros((40, 40), np.uint8)
+    codes[10:30, 8:32] = 1
+    step = 9e-6  # a metre of latitude, and half a metre of longitude at 60 degrees north
+    place = {"transform": rasterio.Affine(step, 0, 10, 0, -step, 60), "crs": "EPSG:4326"}
+    write_raster(np.stack([codes * 200] * 3), "a.tif", descriptions=("red", "green", "blue"), **place)
+    write_raster(codes, "m_a.tif", **place)
+    opened = open_one(tmp_path, {"images": "a.tif", "labels": "m_{stem}.tif", "codes": {1: "water"}})
+    rows, cols = opened.pictures[0].size
+    assert rows == pytest.approx(2 * cols, abs=1)
+    crop = whole(opened)
+    assert np.mean((crop.present > 0) == (crop.image[..., 0] >= 100)) > 0.97
+
+
 def test_chips_without_a_place_have_the_gsd_that_is_given(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for folder, size in (("images", (20, 30, 3)), ("masks", (20, 30))):
