@@ -217,6 +217,12 @@ def _make_card(folder: Path, ready: Preparation, figures: tuple[dict[str, Any], 
         training_data=(*sets, *ready.start.training_data),
         held_out=figures,
         halo_measured=(),
+        intended_use=tuple(
+            dict.fromkeys(
+                f"trained on values {low:g}-{high:g}: run with --scale {low:g},{high:g}"
+                for low, high in (one.scale for one in config.data if one.scale is not None)
+            )
+        ),
         datetime=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
 

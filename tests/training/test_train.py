@@ -182,8 +182,10 @@ def test_a_training_without_a_checkpoint_may_be_corrected(folder: Path) -> None:
     path = configure(folder, encoder="none", batch=3)
     with pytest.raises(SettingsError, match="batch 3 does not divide among 2 devices"):
         geoseg.train(path, out, workers=0, device="cpu", devices=2)
-    path = configure(folder, encoder="none", steps=1)
-    assert geoseg.train(path, out, workers=0, device="cpu").steps == 1
+    data = [{"images": "i*.tif", "polygons": "l.gpkg", "scale": [0, 250]}]
+    trained = geoseg.train(configure(folder, encoder="none", steps=1, data=data), out, workers=0, device="cpu")
+    assert trained.steps == 1
+    assert trained.card.intended_use == ("trained on values 0-250: run with --scale 0,250",)
 
 
 def test_a_bad_configuration_is_one_line_and_nothing_is_written(folder: Path, capsys: Any) -> None:
