@@ -6,6 +6,7 @@ import ctypes
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -24,6 +25,7 @@ __all__ = [
     "ClassicalRuntime",
     "Runtime",
     "TorchRuntime",
+    "join_boundaries",
     "load_network",
     "open_runtime",
     "resolve_device",
@@ -300,7 +302,7 @@ class _Decision:
         import torch
 
         if self._boundaries:
-            logits = self._join(logits)
+            logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
         best, channel = logits.max(dim=1)
         found = (best >= 0) | self._exhaustive
         mask = torch.where(found, self._codes[channel], torch.zeros_like(channel, dtype=torch.uint8))
@@ -310,19 +312,27 @@ class _Decision:
             sure = (best.clamp_min(0) - torch.logaddexp(logits.logsumexp(dim=1), torch.zeros_like(best))).exp()
         return mask, (sure * 254).round().to(torch.uint8)
 
-    def _join(self, logits: torch.Tensor) -> torch.Tensor:
-        """Lets a class and its boundary stand together against all else, and the likelier of the two speak for both.
 
-        They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
-        """
-        import torch
+def join_boundaries(
+    logits: torch.Tensor, boundaries: Sequence[tuple[int, int, float]], *, sigmoid: bool = True
+) -> torch.Tensor:
+    """Lets a class and its boundary stand together against all else, and the likelier of the two speak for both.
 
-        joined = logits.clone()
-        for inside, boundary, lead in self._boundaries:
-            pair = logits[:, [inside, boundary]]
-            together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if self._sigmoid else pair.logsumexp(dim=1)
-            within = pair[:, 0] >= pair[:, 1] + lead
-            nowhere = torch.full_like(together, -torch.inf)
-            joined[:, inside] = torch.where(within, together, nowhere)
-            joined[:, boundary] = torch.where(within, nowhere, together)
-        return joined
+    They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
+
+    Args:
+        logits: (N, classes, rows, cols), odds against background.
+        boundaries: of each class that has one: its channel, the boundary's, and the boundary's lead in logits.
+        sigmoid: whether the network's channels are independent.
+    """
+    import torch
+
+    joined = logits.clone()
+    for inside, boundary, lead in boundaries:
+        pair = logits[:, [inside, boundary]]
+        together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else pair.logsumexp(dim=1)
+        within = pair[:, 0] >= pair[:, 1] + lead
+        nowhere = torch.full_like(together, -torch.inf)
+        joined[:, inside] = torch.where(within, together, nowhere)
+        joined[:, boundary] = torch.where(within, nowhere, together)
+    return joined

@@ -150,6 +150,7 @@ class Examiner(Callback):
         average: what to validate.
         samples: to validate on; without any, the last weights are the best.
         class_names: of the network's channels.
+        boundaries: channels of each class that has a boundary, and of that.
         validations: over the whole budget.
         patience: validations without a better mean IoU before the training ends; None never ends it.
         keep_best: called with the averaged network and the verdict when it is the best so far, on one process only.
@@ -162,6 +163,7 @@ class Examiner(Callback):
         samples: Sequence[Sample],
         class_names: Sequence[str],
         *,
+        boundaries: Sequence[tuple[int, int]],
         validations: int,
         patience: int | None,
         keep_best: Callable[[Learner, int, Verdict | None], None],
@@ -176,6 +178,7 @@ class Examiner(Callback):
         self._average = average
         self._samples = samples
         self._class_names = class_names
+        self._boundaries = boundaries
         self._validations = validations
         self._patience = patience
         self._keep_best = keep_best
@@ -211,6 +214,7 @@ class Examiner(Callback):
             learner,
             self._samples[trainer.global_rank :: trainer.world_size],
             channels=len(self._class_names),
+            boundaries=self._boundaries,
             device=learner.mean.device,
             context=trainer.precision_plugin.forward_context(),
             keep=_PICTURES if trainer.is_global_zero else 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TrainClass", "channel_names", "channel_weights"]
+__all__ = ["TrainClass", "boundary_channels", "channel_names", "channel_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,12 @@ def channel_names(classes: Sequence[TrainClass]) -> tuple[str, ...]:
     """Names of a network's channels: the classes in order, then the boundaries of those that have one."""
     bounded = [f"{entry.name}_boundary" for entry in classes if entry.boundary]
     return (*(entry.name for entry in classes), *bounded)
+
+
+def boundary_channels(classes: Sequence[TrainClass]) -> tuple[tuple[int, int], ...]:
+    """Channels of each class that has a boundary, and of that boundary."""
+    inside = [place for place, entry in enumerate(classes) if entry.boundary]
+    return tuple((place, len(classes) + number) for number, place in enumerate(inside))
 
 
 def channel_weights(classes: Sequence[TrainClass]) -> tuple[float, ...]:

@@ -157,6 +157,7 @@ def fit(  # noqa: PLR0913 - the door to training, and the network's scaling
     directory: Path,
     *,
     class_names: Sequence[str],
+    boundaries: Sequence[tuple[int, int]] = (),
     mean: Sequence[float] = _MEAN,
     std: Sequence[float] = _STD,
     progress: Callable[[Progress], None] | None = None,
@@ -174,6 +175,7 @@ def fit(  # noqa: PLR0913 - the door to training, and the network's scaling
         settings: how.
         directory: for the files; made when missing.
         class_names: of the network's channels.
+        boundaries: channels of each class that has a boundary, and of that.
         mean: per band, of images in 0-255.
         std: likewise.
         progress: called with every row of the log.
@@ -218,6 +220,7 @@ def fit(  # noqa: PLR0913 - the door to training, and the network's scaling
                 settings,
                 directory,
                 class_names,
+                boundaries,
                 identity,
                 progress,
             )
@@ -288,13 +291,14 @@ def _read_checkpoint(directory: Path, identity: dict[str, Any]) -> _Start:
     return _Start(step, seconds, finished)
 
 
-def _train(
+def _train(  # noqa: PLR0913, PLR0917 - what `fit` was given
     learner: Learner,
     feed: Feed,
     validation: Sequence[Sample],
     settings: FitSettings,
     directory: Path,
     class_names: Sequence[str],
+    boundaries: Sequence[tuple[int, int]],
     identity: dict[str, Any],
     progress: Callable[[Progress], None] | None,
 ) -> _Start:
@@ -312,6 +316,7 @@ def _train(
         average,
         validation,
         class_names,
+        boundaries=boundaries,
         validations=settings.validations,
         patience=settings.patience,
         keep_best=keep_best,

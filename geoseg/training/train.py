@@ -23,7 +23,7 @@ from geoseg.models.card import Card, CardClass, write_model
 from geoseg.models.runtimes import resolve_device
 from geoseg.settings import Device, Precision
 from geoseg.training.callbacks import CHECKPOINT, Progress
-from geoseg.training.classes import channel_weights
+from geoseg.training.classes import boundary_channels, channel_weights
 from geoseg.training.config import read_config
 from geoseg.training.fit import FitSettings, fit, is_follower
 from geoseg.training.preparation import Found, Preparation, prepare
@@ -124,6 +124,7 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
         settings,
         folder / WORK,
         class_names=wanted.channels,
+        boundaries=boundary_channels(wanted.classes),
         mean=ready.start.mean,
         std=ready.start.std,
         progress=progress,

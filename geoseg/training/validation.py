@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoseg.evaluation.pixels import PixelCounts
+from geoseg.models.runtimes import join_boundaries
 from geoseg.training.feed import tensors_of
 from geoseg.training.sampler import Sample
 
@@ -61,18 +62,21 @@ def judge(
     samples: Sequence[Sample],
     *,
     channels: int,
+    boundaries: Sequence[tuple[int, int]],
     device: torch.device,
     context: AbstractContextManager[Any],
     keep: int,
 ) -> tuple[Tensor, list[NDArray[np.int64]]]:
     """Predict samples and count pixels.
 
-    A pixel takes the class of the highest score if that is at least 0.5, as in a run.
+    A pixel takes the class of the highest score if that is at least 0.5, as in a run; a class and its boundary stand
+    together.
 
     Args:
         network: from uint8 (N, bands, S, S) to logits, in evaluation mode.
         samples: to predict, one at a time: the arithmetic does not depend on how many there are.
         channels: of the network.
+        boundaries: channels of each class that has a boundary, and of that.
         device: of the network.
         context: precision to predict in.
         keep: number of predictions to give back.
@@ -83,10 +87,11 @@ def judge(
     """
     totals = torch.zeros((channels, 3), dtype=torch.int64, device=device)
     kept = []
+    pairs = [(inside, boundary, 0.0) for inside, boundary in boundaries]
     with context:
         for number, sample in enumerate(samples):
             image, target, weight = (part[None].to(device) for part in tensors_of(sample))
-            best, channel = network(image)[0].float().max(dim=0)
+            best, channel = join_boundaries(network(image).float(), pairs)[0].max(dim=0)
             channel = torch.where(best >= 0, channel, -1)
             if number < keep:
                 kept.append(channel.cpu().numpy())
