@@ -221,19 +221,17 @@ _vector_options = _options(
         help="geojson, geojsonl, parquet, gpkg, fgb.",
     ),
 )
-_output_options = _options(
-    click.option(
-        "-o",
-        "--output",
-        "directory",
-        required=True,
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Where the layers go.",
-    ),
-    click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in DIR."),
-    click.option("--quiet", is_flag=True, help="Print errors only."),
-)
+
+
+def _output_options(where: str, overwrite: str) -> Callable[[Command], Command]:
+    """The options of all that writes a directory; `where` and `overwrite` are their help."""
+    return _options(
+        click.option(
+            "-o", "--output", "directory", required=True, type=click.Path(path_type=Path), metavar="DIR", help=where
+        ),
+        click.option("--overwrite", is_flag=True, help=overwrite),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -244,7 +242,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("scene")
-@_output_options
+@_output_options("Where the layers go.", "Replace what an earlier run left in DIR.")
 @_scene_options
 @_vector_options
 @_execution_options
@@ -285,7 +283,7 @@ def plan(scene: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("mask")
-@_output_options
+@_output_options("Where the layers go.", "Replace what an earlier run left in DIR.")
 @click.option(
     "--classes",
     type=_Codes(),
@@ -439,17 +437,7 @@ def evaluate(prediction: str, truth: str, *, page: Path | None, as_json: bool, *
 
 @cli.command()
 @click.argument("config")
-@click.option(
-    "-o",
-    "--output",
-    "directory",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where the model, its checkpoints and logs go.",
-)
-@click.option("--overwrite", is_flag=True, help="Begin anew, also where another training was.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@_output_options("Where the model, its checkpoints and logs go.", "Begin anew, also where another training was.")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), metavar="N", help="How many. [default: all GPUs, or one CPU]")
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)

@@ -56,7 +56,8 @@ from geoseg.training.start import take_card
 ARCHITECTURE = "unet-tf_efficientnet_lite0"
 TRAIN_SEEDS = range(1000, 1036)
 RENDERED_GSDS_M = (0.3, 0.4, 0.5, 0.5, 0.6, 0.8, 1.0, 1.4, 2.0)
-# With a halo of 256 px 0.006-0.013 % of pixels differ from whole-image prediction. With 192 px it is 0.01-0.06 %, and
+# Measured on rgb-lite0, a network of the same kind (its card in commit f13aca8), not again on these weights: with a
+# halo of 256 px 0.006-0.013 % of pixels differ from whole-image prediction. With 192 px it is 0.01-0.06 %, and
 # tile borders still carry 3-8 % more class changes than the same lines inside a tile. A tile of 1,536 px costs 2.25
 # times its core, in 2 GiB of a worker's memory.
 CARD_TILE, CARD_HALO = 1536, 256
