@@ -19,7 +19,8 @@ class TrainClass:
         instances: its objects are told apart: touching ones must come apart.
         boundary: they come apart by a channel of their own: the inner band along each object's whole outline. Without
             it a gap of a pixel is left on either side where objects touch.
-        boundary_px: width of that band in pixels of the crop.
+        boundary_px: least width of that band in pixels of the crop.
+        boundary_m: least width of it in metres: outlines drawn by hand stray by metres, not by pixels.
         boundary_code: of the boundary in masks, 1-254; 0 where there is none.
         weight: in the loss, relative to the other classes; of the boundary, too.
     """
@@ -30,8 +31,13 @@ class TrainClass:
     instances: bool = False
     boundary: bool = False
     boundary_px: int = 2
+    boundary_m: float = 0.0
     boundary_code: int = 0
     weight: float = 1.0
+
+    def boundary_width(self, gsd_m: float) -> int:
+        """Width of the band in pixels of a crop at that GSD."""
+        return max(self.boundary_px, round(self.boundary_m / gsd_m))
 
 
 def channel_names(classes: Sequence[TrainClass]) -> tuple[str, ...]:

@@ -301,6 +301,7 @@ def _classes(entries: Entries) -> tuple[TrainClass, ...]:
                 instances=one_entries.yes("instances", default=boundary),
                 boundary=boundary,
                 boundary_px=one_entries.whole("boundary_px", 2, least=1, most=32),
+                boundary_m=one_entries.number("boundary_m", 0.0, least=0, most=1000),
                 boundary_code=one_entries.whole("boundary_code", 0, least=1, most=254),
                 weight=one_entries.number("weight", 1.0, least=0, most=1000),
             )

@@ -188,14 +188,15 @@ class Sampler:
         seen, there = weight > 0, present > 0
         objects = np.where(there, instances, np.uint16(0))
         importance = weight.copy()
+        width = entry.boundary_width(crop.gsd_m)
         merged = there & (objects == 0)  # the class without its objects: somewhere in it there may be boundaries
         if merged.any():
             importance[merged] = 0
-            inner = find_bands(merged.astype(np.uint16), seen, entry.boundary_px)
+            inner = find_bands(merged.astype(np.uint16), seen, width)
             weight[inner] = 0
         if not objects.any():
             return np.zeros_like(present), importance
-        band = find_bands(objects, seen, entry.boundary_px)
+        band = find_bands(objects, seen, width)
         present[band] = 0
         _, close = find_gaps(objects, reach=TOUCH_REACH_PX)
         weight[close] *= self.touch_weight

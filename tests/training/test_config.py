@@ -25,12 +25,18 @@ def test_the_least_configuration_has_defaults() -> None:
 
 
 def test_classes_get_codes_and_boundaries_theirs() -> None:
-    classes = ["water", {"name": "field", "boundary": True, "boundary_px": 3}, {"name": "lot", "code": 1}]
+    classes = [
+        "water",
+        {"name": "field", "boundary": True, "boundary_px": 3, "boundary_m": 4},
+        {"name": "lot", "code": 1},
+    ]
     config = read_config(LEAST | {"classes": classes})
     assert [(entry.code, entry.boundary_code) for entry in config.classes] == [(2, 0), (3, 4), (1, 0)]
     assert config.classes[1].instances
     assert config.channels == ("water", "field", "lot", "field_boundary")
-    same = read_config(LEAST | {"classes": {"water": None, "field": {"boundary": True, "boundary_px": 3}}})
+    same = read_config(
+        LEAST | {"classes": {"water": None, "field": {"boundary": True, "boundary_px": 3, "boundary_m": 4.0}}}
+    )
     assert same.channels == ("water", "field", "field_boundary")
 
 

@@ -73,6 +73,16 @@ def test_a_boundary_is_a_channel_of_its_own_and_taken_out_of_its_class() -> None
     assert sample.weight[FIELD].max() == sampler.touch_weight
 
 
+@pytest.mark.parametrize(("gsd_m", "width"), [(0.5, 8), (1.0, 4), (2.0, 2), (4.0, 2)])
+def test_a_boundary_keeps_its_width_on_the_ground_but_is_never_too_thin(gsd_m: float, width: int) -> None:
+    field = TrainClass("field", 1, GREY, instances=True, boundary=True, boundary_code=2, boundary_px=2, boundary_m=4.0)
+    crop = picture(96, gsd_m=gsd_m)
+    crop = Crop("f", crop.image, crop.present >> FIELD & 1, crop.known >> FIELD & 1, crop.instances, gsd_m)
+    sampler = Sampler([Source("made", [crop], 1.0, (gsd_m, gsd_m))], [field], size=96)
+    band = sampler.view(crop, Window(0, 0, 96, 96), "made").target[1]
+    assert np.flatnonzero(band[:, 10]).tolist() == list(range(48 - width, 48))
+
+
 def test_a_class_whose_objects_are_merged_says_nothing_of_boundaries_inside_it() -> None:
     merged = picture(64)
     merged = Crop("merged", merged.image, merged.present, merged.known, None, 1.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from shapely.geometry import box
 
@@ -19,11 +20,14 @@ from geoseg.training.crops import Crop, encode, planes
 sys.path.append(str(Path(__file__).parents[2] / "workflows" / "default_models"))
 
 from sets import (
+    VALID_FIELDS,
     Ponds,
     load_dubai,
     load_fields_naip,
+    load_landcover_s2,
     load_rendered,
     load_ucmerced,
+    load_ucmerced_drawn,
     load_ucmerced_without,
     load_vehicles_kit,
     save_rendered,
@@ -55,7 +59,7 @@ def test_reading_fields_naip(tmp_path: Path) -> None:
     (tmp_path / "instances").mkdir()
     cv2.imwrite(str(tmp_path / "instances" / "a.png"), instances)
     (tmp_path / "meta.json").write_text(json.dumps({"a": {"gsd_m": 1.95}}))
-    (tmp_path / "split.json").write_text(json.dumps({"train": ["a"], "test": []}))
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["a", *VALID_FIELDS], "test": []}))
     (read,) = load_fields_naip(tmp_path, "train", CLASSES)
     assert read.gsd_m == 1.95
     assert read.image[0, 0, 0] > 150 > read.image[0, 0, 2]  # red first
@@ -109,6 +113,50 @@ def test_reading_ucmerced_skips_chips_without_a_mask_but_takes_the_wild(tmp_path
     assert present[:, 0].T.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert known[:, 0].all()
     assert not known[:, 1].any()
+
+
+def test_drawn_water_lies_on_images_that_have_no_other_label() -> None:
+    drawn = Path(sys.path[-1]) / "drawn"
+    chips, scenes = (json.loads((drawn / f"{name}_water.json").read_text()) for name in ("ucmerced", "landcover_s2"))
+    assert len(chips) == 207
+    assert len(scenes) == 30
+    for rings in (*chips.values(), *scenes.values()):
+        assert set(rings) <= {"water", "holes", "unsure"}
+        side = 512 if rings in scenes.values() else 257
+        for ring in (ring for part in rings.values() for ring in part):
+            assert len(ring) >= 3
+            assert all(0 <= place <= side for point in ring for place in point)
+
+
+def test_reading_drawn_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    square = [[0, 0], [4, 0], [4, 4], [0, 4]]
+    rings = {"water": [square], "holes": [[[0, 0], [1, 0], [1, 1], [0, 1]]], "unsure": [[[3, 0], [6, 0], [6, 1], [3, 1]]]}
+    monkeypatch.setattr("sets._DRAWN", tmp_path)
+    (tmp_path / "ucmerced_water.json").write_text(json.dumps({"river/river30": rings, "golf/golf01": {}}))
+    (tmp_path / "landcover_s2_water.json").write_text(json.dumps({"a": rings}))
+    for name in ("river/river30.jpg", "golf/golf01.jpg"):
+        write_jpeg(tmp_path / name, (6, 6), (200, 30, 10))
+    (tmp_path / "images").mkdir()
+    place = rasterio.Affine(10, 0, 0, 0, -10, 0)
+    with rasterio.open(tmp_path / "images" / "a.tif", "w", "GTiff", 6, 6, 4, None, place, "uint8") as raster:
+        raster.write(np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((6, 6), np.uint8))
+    river, dry = load_ucmerced_drawn(tmp_path, CLASSES)
+    (scene,) = load_landcover_s2(tmp_path, CLASSES)
+    assert scene.gsd_m == 10
+    assert scene.image[0, 0].tolist() == [2, 1, 0]
+    for read in (river, scene):
+        present, known = planes(read.present, 4), planes(read.known, 4)
+        assert present[WATER].tolist() == [
+            [0, 1, 1, 0, 0, 0],
+            *[[1, 1, 1, 1, 0, 0]] * 3,
+            *[[0] * 6] * 2,
+        ]
+        assert known[WATER, 0].tolist() == [1, 1, 1, 0, 0, 0]
+        assert known[WATER, 1:].all()
+        assert not known[[ROAD, PARKING]].any()
+    assert not planes(dry.present, 4).any()
+    assert planes(dry.known, 4)[[WATER, FIELD]].all()
+    assert not planes(scene.known, 4)[FIELD].any()
 
 
 def test_rendered_scenes_survive_the_disk(tmp_path: Path) -> None:

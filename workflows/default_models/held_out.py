@@ -51,6 +51,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from sets import VALID_FIELDS
 
 import geoseg
 from geoseg.codes import NODATA
@@ -71,7 +72,6 @@ from geoseg.scene import Scene
 from geoseg.settings import EvaluationSettings, Execution, RunSettings, VectorSettings
 
 CODES = {"water": 1, "road": 2, "field": 3, "parking": 4, "vehicle": 5}
-VALID_FIELDS = ("n40.249748_w091.964123", "n41.349707_w089.882697", "n43.406631_w083.622022")
 LAKES = ("20090818", "20170827", "20180716")
 NEGATIVES = ("forest", "chaparral")
 DESERT_PX = 64

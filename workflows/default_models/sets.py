@@ -2,6 +2,11 @@
 
 Each reader gives decoded crops for the classes that are asked for; a class that a set does not annotate is unknown
 there. Folders have JPEG images, PNG masks and a ``split.json`` with the keys ``train`` and ``test``.
+
+Water that two sets do not annotate was drawn by hand for geoseg, on their training images alone: ``drawn/*.json`` has
+by the image's name the rings of ``water``, of ``holes`` in it (islands, boats, docks), and of what is ``unsure``, which
+wins over both. Rings are in pixels, x to the right, y down, (0, 0) the image's top-left corner; an image without rings
+shows no water. They are free to use.
 """
 
 from __future__ import annotations
@@ -15,23 +20,31 @@ from typing import Any
 
 import cv2
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
+from rasterio.features import rasterize
 
 from geoseg.errors import InputError
 from geoseg.training.crops import Crop, encode
 
 __all__ = [
+    "VALID_FIELDS",
     "Ponds",
     "load_dubai",
     "load_fields_naip",
+    "load_landcover_s2",
     "load_rendered",
     "load_ucmerced",
+    "load_ucmerced_drawn",
     "load_ucmerced_without",
     "load_vehicles_kit",
     "save_rendered",
 ]
 
+VALID_FIELDS = ("n40.249748_w091.964123", "n41.349707_w089.882697", "n43.406631_w083.622022")
+"""Images of the training part of ``fields_naip`` that no model learns from."""
 UNSURE = 255
+_DRAWN = Path(__file__).parent / "drawn"
 _CHIP_GSD_M = 0.3048  # of UC Merced: one foot
 _CUT_PX = 24  # from a frame's edge vehicles may be cut
 _POND_COLOURS = ((14, 20, 26), (38, 34, 28), (46, 62, 50), (82, 104, 78), (96, 112, 104), (52, 50, 56))  # RGB
@@ -85,6 +98,8 @@ def _split(folder: Path, part: str) -> list[str]:
 def load_fields_naip(folder: Path, part: str, classes: Sequence[str]) -> list[Crop]:
     """Read NAIP scenes with one polygon per field, and water and public roads drawn by hand.
 
+    Of the training part three images, one of each GSD, are left out: recipes are chosen on them, see `VALID_FIELDS`.
+
     Layout: ``images/<stem>.jpg``, ``instances/<stem>.png`` (uint16, 0 = no field), ``water_roads/<stem>.png``
     (0 neither, 1 water, 2 road, 255 unsure) and ``meta.json`` (``gsd_m`` per stem). Parking is not annotated; it is
     taken as absent except where the water and road annotation is unsure, which is where the towns are.
@@ -92,6 +107,8 @@ def load_fields_naip(folder: Path, part: str, classes: Sequence[str]) -> list[Cr
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     crops = []
     for stem in _split(folder, part):
+        if stem in VALID_FIELDS:
+            continue
         instances = _read(folder / "instances" / f"{stem}.png", cv2.IMREAD_UNCHANGED).astype(np.uint16)
         codes = _read_codes(folder / "water_roads" / f"{stem}.png")
         sure = codes != UNSURE
@@ -152,6 +169,48 @@ def load_ucmerced(folder: Path, part: str, classes: Sequence[str]) -> list[Crop]
         elif wild:
             crops.append(_without(folder, name, classes, ("water", "field", "parking")))
     return crops
+
+
+def load_ucmerced_drawn(folder: Path, classes: Sequence[str]) -> list[Crop]:
+    """Read UC Merced chips of the training part that have no mask, but drawn water; none of them shows a field."""
+    crops = []
+    for name, rings in _read_drawn("ucmerced_water").items():
+        image = _read_image(folder / f"{name}.jpg")
+        there, sure = _draw(rings, image.shape[:2])
+        told = {"water": (there, sure), "field": (np.zeros_like(there), np.ones_like(there))}
+        crops.append(_pack(f"ucmerced/{name}", image, classes, told, None, _CHIP_GSD_M))
+    return crops
+
+
+def load_landcover_s2(folder: Path, classes: Sequence[str]) -> list[Crop]:
+    """Read Sentinel-2 chips of the training part with drawn water.
+
+    Layout: ``images/<stem>.tif``, with bands blue, green, red. The set's own labels are weak, and are not used.
+    """
+    crops = []
+    for name, rings in _read_drawn("landcover_s2_water").items():
+        with rasterio.open(folder / "images" / f"{name}.tif") as raster:
+            image = np.ascontiguousarray(raster.read((3, 2, 1)).transpose(1, 2, 0))
+        told = {"water": _draw(rings, image.shape[:2])}
+        crops.append(_pack(f"landcover_s2/{name}", image, classes, told, None, 10.0))
+    return crops
+
+
+def _read_drawn(name: str) -> dict[str, dict[str, Any]]:
+    rings: dict[str, dict[str, Any]] = json.loads((_DRAWN / f"{name}.json").read_text(encoding="utf-8"))
+    return rings
+
+
+def _draw(rings: Mapping[str, Any], size: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels whose centre is in water, and those of which that is sure."""
+
+    def inside(part: str) -> NDArray[np.bool_]:
+        shapes = [{"type": "Polygon", "coordinates": [[*ring, ring[0]]]} for ring in rings.get(part, ())]
+        if not shapes:
+            return np.zeros(size, np.bool_)
+        return np.asarray(rasterize(shapes, size, dtype="uint8")).astype(np.bool_)
+
+    return inside("water") & ~inside("holes"), ~inside("unsure")
 
 
 def load_ucmerced_without(

@@ -35,8 +35,10 @@ from sets import (
     Ponds,
     load_dubai,
     load_fields_naip,
+    load_landcover_s2,
     load_rendered,
     load_ucmerced,
+    load_ucmerced_drawn,
     load_ucmerced_without,
     load_vehicles_kit,
     save_rendered,
@@ -64,7 +66,7 @@ CARD_TILE, CARD_HALO = 1536, 256
 VERSION = "1.0"
 WATER = TrainClass("water", 1, (38, 115, 217))
 ROAD = TrainClass("road", 2, (230, 76, 60), weight=1.2)
-FIELD = TrainClass("field", 3, (241, 196, 15), instances=True, boundary=True, boundary_px=2, boundary_code=5)
+FIELD = TrainClass("field", 3, (241, 196, 15), instances=True, boundary=True, boundary_m=4.0, boundary_code=5)
 PARKING = TrainClass("parking", 4, (155, 89, 182))
 VEHICLE = TrainClass("vehicle", 6, (231, 84, 160))
 SOURCES = {
@@ -79,9 +81,14 @@ SOURCES = {
         "source": "https://github.com/Kaarti22/satellite-imagery",
     },
     "ucmerced": {
-        "name": "UC Merced Land Use, 450 chips with masks drawn for geoseg, forest and chaparral as negatives",
+        "name": "UC Merced Land Use: 450 chips with masks and 207 with water drawn for geoseg, others as negatives",
         "licence": "public domain (USGS National Map) by torchgeo's table; the mirror used has no licence file",
         "source": "https://github.com/527760681/Keras-Remote-sensing-image-retrieval",
+    },
+    "landcover_s2": {
+        "name": "Sentinel-2 chips of Korea, 30 images; water drawn for geoseg, no other label used",
+        "licence": "MIT; Copernicus Sentinel data are free and open",
+        "source": "https://github.com/minuex/Satellite-Land-Cover-Segmentation",
     },
     "vehicles_kit": {
         "name": "KIT AIS Data Set, 45 frames with boxes of vehicles",
@@ -151,27 +158,33 @@ def _landscape(data: Path, rendered: list[Path], names: list[str]) -> list[Sourc
     ponds = Ponds(0.3, names.index("water"), len(names))
     fields = load_fields_naip(data / "fields_naip", "train", names)
     chips = load_ucmerced(data / "ucmerced", "train", names)
+    drawn = load_ucmerced_drawn(data / "ucmerced", names)
     dubai = load_dubai(data / "dubai", "train", names)
+    sentinel = load_landcover_s2(data / "landcover_s2_minuex", names)
     return [
-        Source("fields_naip", fields, 0.58, (1.0, 5.0), focus=0.4, edit=ponds),
-        Source("dubai", dubai, 0.16, (1.0, 4.5), focus=0.6),
+        Source("fields_naip", fields, 0.54, (1.0, 5.0), focus=0.4, edit=ponds),
+        Source("dubai", dubai, 0.13, (1.0, 4.5), focus=0.6),
         Source("ucmerced", chips, 0.04, (0.9, 2.0), mosaic=True, focus=0.3),
-        *_rendered(rendered, names, 0.2, (1.0, 3.0), 0.4),
+        Source("ucmerced", drawn, 0.05, (0.9, 2.0), mosaic=True),
+        Source("landcover_s2", sentinel, 0.08, (2.8, 5.0)),
+        *_rendered(rendered, names, 0.16, (1.0, 3.0), 0.4),
     ]
 
 
 def _town(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
     ponds, few = (Ponds(chance, names.index("water"), len(names)) for chance in (0.3, 0.12))
     chips = load_ucmerced(data / "ucmerced", "train", names)
+    drawn = load_ucmerced_drawn(data / "ucmerced", names)
     dry = load_ucmerced_without(data / "ucmerced", "train", names, DRY)
     dubai = load_dubai(data / "dubai", "train", names)
     fields = load_fields_naip(data / "fields_naip", "train", names)
     return [
-        Source("ucmerced", chips, 0.44, (0.25, 1.2), mosaic=True, focus=0.35, edit=few),
+        Source("ucmerced", chips, 0.4, (0.25, 1.2), mosaic=True, focus=0.35, edit=few),
+        Source("ucmerced", drawn, 0.1, (0.25, 1.2), mosaic=True),
         Source("ucmerced", dry, 0.06, (0.25, 1.2), mosaic=True),
-        Source("dubai", dubai, 0.24, (0.6, 1.6), focus=0.6),
+        Source("dubai", dubai, 0.22, (0.6, 1.6), focus=0.6),
         Source("fields_naip", fields, 0.14, (0.8, 1.6), focus=0.85, edit=ponds),
-        *_rendered(rendered, names, 0.12, (0.3, 1.2), 0.6),
+        *_rendered(rendered, names, 0.08, (0.3, 1.2), 0.6),
     ]
 
 
