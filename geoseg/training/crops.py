@@ -169,7 +169,7 @@ def rotate(crop: Crop, degrees: float, size: int) -> Crop:
 
 
 def blur(crop: Crop, factor: float) -> Crop:
-    """Show a crop as a sensor with coarser pixels would: averaged over them, and brought back bicubically.
+    """Show a crop as a sensor with coarser pixels would: averaged over them, then enlarged as a run does, linearly.
 
     Args:
         crop: whose image changes; its labels do not.
@@ -179,7 +179,7 @@ def blur(crop: Crop, factor: float) -> Crop:
     coarse = max(1, round(height / factor)), max(1, round(width / factor))
     if coarse == (height, width):
         return crop
-    image = _resample(_resample(crop.image, coarse, cv2.INTER_AREA), (height, width), cv2.INTER_CUBIC)
+    image = _resample(_resample(crop.image, coarse, cv2.INTER_AREA), (height, width), cv2.INTER_LINEAR)
     return dataclasses.replace(crop, image=image)
 
 

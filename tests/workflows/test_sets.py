@@ -130,7 +130,11 @@ def test_drawn_water_lies_on_images_that_have_no_other_label() -> None:
 
 def test_reading_drawn_water(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     square = [[0, 0], [4, 0], [4, 4], [0, 4]]
-    rings = {"water": [square], "holes": [[[0, 0], [1, 0], [1, 1], [0, 1]]], "unsure": [[[3, 0], [6, 0], [6, 1], [3, 1]]]}
+    rings = {
+        "water": [square],
+        "holes": [[[0, 0], [1, 0], [1, 1], [0, 1]]],
+        "unsure": [[[3, 0], [6, 0], [6, 1], [3, 1]]],
+    }
     monkeypatch.setattr("sets._DRAWN", tmp_path)
     (tmp_path / "ucmerced_water.json").write_text(json.dumps({"river/river30": rings, "golf/golf01": {}}))
     (tmp_path / "landcover_s2_water.json").write_text(json.dumps({"a": rings}))

@@ -217,6 +217,7 @@ RECIPES = {
         classes=(WATER, ROAD, FIELD),
         sources=_landscape,
         blur_chance=0.5,
+        blur_factor=4.0,  # a scene of 10 m is upsampled 3.6 times
     ),
     "town": Recipe(
         title="Water, roads and parking from RGB imagery of 0.3-1.2 m",
