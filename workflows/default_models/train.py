@@ -63,7 +63,7 @@ RENDERED_GSDS_M = (0.3, 0.4, 0.5, 0.5, 0.6, 0.8, 1.0, 1.4, 2.0)
 # tile borders still carry 3-8 % more class changes than the same lines inside a tile. A tile of 1,536 px costs 2.25
 # times its core, in 2 GiB of a worker's memory.
 CARD_TILE, CARD_HALO = 1536, 256
-VERSION = "1.0"
+VERSION = "1.1"
 WATER = TrainClass("water", 1, (38, 115, 217))
 ROAD = TrainClass("road", 2, (230, 76, 60), weight=1.2)
 FIELD = TrainClass("field", 3, (241, 196, 15), instances=True, boundary=True, boundary_m=4.0, boundary_code=5)
@@ -140,6 +140,8 @@ class Recipe:
         upsampling: of the card.
         odds: of boundaries against the inside, of the card.
         min_areas_m2: minimum mapping units by class, of the card.
+        intended_use: of the card.
+        known_failures: of the card, as seen on held-out images.
     """
 
     title: str
@@ -152,6 +154,8 @@ class Recipe:
     upsampling: float = 2.0
     odds: float = 1.0
     min_areas_m2: Mapping[str, float] = field(default_factory=dict)
+    intended_use: tuple[str, ...] = ()
+    known_failures: tuple[str, ...] = ()
 
 
 def _landscape(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
@@ -218,12 +222,33 @@ RECIPES = {
         sources=_landscape,
         blur_chance=0.5,
         blur_factor=4.0,  # a scene of 10 m is upsampled 3.6 times
+        intended_use=(
+            "Fields as single parcels, water and public roads in farmland and around towns, on RGB aerial or "
+            "satellite imagery of 1 m to 10 m.",
+            "Made for temperate farmland like the US Midwest; try it on a corner of your land before you trust it "
+            "elsewhere.",
+        ),
+        known_failures=(
+            "Parcels under the same crop whose border shows no line are merged.",
+            "Grass, meadows and large lawns may be read as field; bare desert seldom.",
+            "Ponds of a few pixels and shallow, bright green lakes are missed.",
+            "Tracks and private drives are read as roads here and there.",
+        ),
     ),
     "town": Recipe(
         title="Water, roads and parking from RGB imagery of 0.3-1.2 m",
         gsd_range_m=(0.3, 1.2),
         classes=(WATER, ROAD, PARKING),
         sources=_town,
+        intended_use=(
+            "Streets and highways, parking lots and water in and around towns, on aerial or very-high-resolution "
+            "satellite RGB imagery of 0.3 m to 1.2 m.",
+        ),
+        known_failures=(
+            "Milky or surf water at beaches is missed; dark roofs and deep shadow are sometimes water.",
+            "Airport aprons and storage yards are sometimes parking.",
+            "Roads under trees are cut.",
+        ),
     ),
     "vehicle": Recipe(
         title="Vehicles from RGB imagery of 0.2-0.4 m",
@@ -232,6 +257,15 @@ RECIPES = {
         min_areas_m2={"vehicle": 2.0},
         classes=(VEHICLE,),
         sources=_vehicle,
+        intended_use=(
+            "Counting cars on streets and lots, on aerial RGB imagery of 0.2 m to 0.4 m; each polygon is the body of "
+            "one vehicle, a little smaller than it.",
+        ),
+        known_failures=(
+            "Trained on one city on one day: other light and other cars cost recall.",
+            "Cars parked door to door may merge; roof furniture is sometimes a car.",
+            "Buses and trucks may break in two.",
+        ),
     ),
 }
 
@@ -326,6 +360,8 @@ def train(options: argparse.Namespace) -> None:
         held_out=(),
         halo_measured=(),
         upsampling=recipe.upsampling,
+        intended_use=recipe.intended_use,
+        known_failures=recipe.known_failures,
         datetime=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
     print(write_model(options.out, card, result.state).path)
