@@ -223,10 +223,14 @@ RECIPES = {
         blur_chance=0.5,
         blur_factor=4.0,  # a scene of 10 m is upsampled 3.6 times
         intended_use=(
-            "Fields as single parcels, water and public roads in farmland and around towns, on RGB aerial or "
-            "satellite imagery of 1 m to 10 m.",
-            "Made for temperate farmland like the US Midwest; try it on a corner of your land before you trust it "
-            "elsewhere.",
+            (
+                "Fields as single parcels, water and public roads in farmland and around towns, on RGB aerial or "
+                "satellite imagery of 1 m to 10 m."
+            ),
+            (
+                "Made for temperate farmland like the US Midwest; try it on a corner of your land before you trust it "
+                "elsewhere."
+            ),
         ),
         known_failures=(
             "Parcels under the same crop whose border shows no line are merged.",
@@ -241,8 +245,10 @@ RECIPES = {
         classes=(WATER, ROAD, PARKING),
         sources=_town,
         intended_use=(
-            "Streets and highways, parking lots and water in and around towns, on aerial or very-high-resolution "
-            "satellite RGB imagery of 0.3 m to 1.2 m.",
+            (
+                "Streets and highways, parking lots and water in and around towns, on aerial or very-high-resolution "
+                "satellite RGB imagery of 0.3 m to 1.2 m."
+            ),
         ),
         known_failures=(
             "Milky or surf water at beaches is missed; dark roofs and deep shadow are sometimes water.",
@@ -258,8 +264,10 @@ RECIPES = {
         classes=(VEHICLE,),
         sources=_vehicle,
         intended_use=(
-            "Counting cars on streets and lots, on aerial RGB imagery of 0.2 m to 0.4 m; each polygon is the body of "
-            "one vehicle, a little smaller than it.",
+            (
+                "Counting cars on streets and lots, on aerial RGB imagery of 0.2 m to 0.4 m; each polygon is the body "
+                "of one vehicle, a little smaller than it."
+            ),
         ),
         known_failures=(
             "Trained on one city on one day: other light and other cars cost recall.",
