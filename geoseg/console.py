@@ -253,13 +253,13 @@ def _describe_scene(scene: Scene) -> None:
 
 
 def list_cards(cards: Sequence[Card]) -> None:
-    """The models at hand, a line each."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("model", "bands", "GSD", "classes", "licence", "title"):
+    """The models at hand, a line each where 80 columns allow; a card alone tells the rest."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("model", "GSD", "bands", "classes", "licence"):
         table.add_column(heading, overflow="fold")
     for card in cards:
-        classes = ", ".join(entry.name for entry in card.classes)
-        table.add_row(card.name, ", ".join(card.bands), _gsd_range(card), classes, card.licence, card.title)
+        classes = ", ".join(entry.name for entry in card.classes if not entry.boundary_of)
+        table.add_row(card.name, _gsd_range(card), ", ".join(card.bands), classes, card.licence)
     Console().print(table)
     if absent := [card.name for card in cards if not card.is_there]:
         _print_rows([("not downloaded", f"{', '.join(absent)}; geoseg models NAME --download fetches one")])
