@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from geoseg.settings import require_layer_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "write_model"]
+__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "write_halo", "write_model"]
 
 Activation: TypeAlias = Literal["sigmoid", "softmax"]
 InputType: TypeAlias = Literal["uint8", "any"]
@@ -78,7 +78,8 @@ class Card:
         weights: file name of the safetensors beside the card; ``None`` for segmenters that need none.
         training_data: (name, licence, source) of each set.
         held_out: one row of figures per class and test set.
-        halo_measured: share of pixels that differ from whole-image prediction, a row per image and halo.
+        halo_measured: how labels of tiles differ from those of the whole image, a row per halo, see
+            ``geoseg.engine.halo``.
         datetime: when the weights were trained, RFC 3339.
         activation: "sigmoid", channels are independent of each other, and background is where all are below a half;
             "softmax", exactly one holds, and a channel for background comes before those of the classes.
@@ -458,6 +459,34 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
         inside.write_text(json.dumps(made.to_item(), indent=1, ensure_ascii=False), encoding="utf-8")
         Card.read(inside)
     return Card.read(path)
+
+
+def write_halo(card: Card, halo: int, measured: Sequence[Mapping[str, Any]]) -> Card:
+    """Writes another halo into a card's file, at once or not at all; all else in it stays, and so do the weights.
+
+    Args:
+        card: as read.
+        halo: pixels, a multiple of the card's stride.
+        measured: what it rests on, plain JSON values.
+
+    Returns:
+        the card as it lies there now.
+
+    Raises:
+        ModelError: the file is no card of geoseg's, or the halo does not fit the card's tile and stride.
+        OutputError: it cannot be written.
+    """
+    item = json.loads(card.path.read_text(encoding="utf-8"))
+    if "properties" not in item:
+        raise ModelError(
+            f"{card.path} has no place for a halo; write a card for {card.weights} "
+            "(geoseg models NAME --json shows one)"
+        )
+    item["properties"] |= {"geoseg:halo": halo, "geoseg:halo_measured": list(measured)}
+    _check(Card.from_item(card.path, item))
+    with staged(card.path) as inside:
+        inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
+    return Card.read(card.path)
 
 
 def _one_of(value: str, *known: Any) -> Any:

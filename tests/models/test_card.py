@@ -9,7 +9,7 @@ import pytest
 from geoseg.console import describe
 from geoseg.errors import ModelError
 from geoseg.models import zoo
-from geoseg.models.card import Card, write_model
+from geoseg.models.card import Card, write_halo, write_model
 
 
 @pytest.fixture
@@ -132,6 +132,23 @@ def test_unsound_model_is_not_written(tmp_path):
     with pytest.raises(ModelError, match="not finite in float16"):
         write_model(tmp_path, shipped, state | {key: state[key] * 1e9})
     assert not list(tmp_path.iterdir())
+
+
+def test_halo_is_written_or_the_card_stays_as_it_was(tmp_path):
+    shipped = zoo.load("town")
+    card = write_model(tmp_path, shipped, state_of(shipped))
+    before = card.path.read_bytes()
+    for halo in (100, 768):
+        with pytest.raises(ModelError, match=f"has tile 1536, halo {halo}, stride 32"):
+            write_halo(card, halo, ())
+    assert card.path.read_bytes() == before
+    rows = ({"halo": 192, "differing": 1e-5, "scenes": 2},)
+    assert write_halo(card, 192, rows) == replace(card, halo=192, halo_measured=rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["town.card.json", "town.safetensors"]
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    with pytest.raises(ModelError, match=r"config\.json has no place for a halo"):
+        write_halo(replace(card, path=config), 192, rows)
 
 
 def test_digest_of_the_first_cards_stays_and_new_facts_count():
