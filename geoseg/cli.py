@@ -381,6 +381,42 @@ def models(name: str | None, *, as_json: bool, download: bool, source: str | Non
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
+@click.option("--bands", type=_Names(), metavar="BAND,...", help="As of `run`. [default: by common name]")
+@click.option("--scale", type=_Numbers("LOW,HIGH"), metavar="LOW,HIGH", help="As of `run`.")
+@click.option(
+    "--rate", type=float, default=0.9999, show_default=True, metavar="SHARE", help="Share of labels to be equal."
+)
+@click.option(
+    "--windows", type=int, default=3, show_default=True, metavar="N", help="How many of a scene, from corner to corner."
+)
+@click.option(
+    "--window", "window_px", type=int, default=1024, show_default=True, metavar="PX", help="Their side; costs memory."
+)
+@click.option("--write", is_flag=True, help="Write the smallest halo that reaches the rate into the model's card.")
+@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def halo(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **options: Any) -> None:
+    """Measure which halo a model needs: labels of tiles against those of the whole image.
+
+    MODEL is a name or the path of a card; each SCENE should show what the model is made for, at a GSD that it reads.
+    """
+    from geoseg.console import show_halo
+    from geoseg.engine.halo import measure_halo
+
+    asked = {name: options.pop(name) for name in ("bands", "scale", "device", "precision")}
+    measured = measure_halo(model, scenes, RunSettings(**asked), progress=_progress(quiet=as_json), **options)
+    if as_json:
+        click.echo(json.dumps(measured.facts(), indent=2, ensure_ascii=False))
+    else:
+        show_halo(measured)
+    if write:
+        click.echo(f"written to {measured.write().path}", err=True)
+
+
+@cli.command()
 @click.argument("prediction", metavar="PRED")
 @click.argument("truth")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from rich.text import Text
 from geoseg.engine.progress import Advance
 
 if TYPE_CHECKING:
+    from geoseg.engine.halo import MeasuredHalo
     from geoseg.engine.plan import Plan
     from geoseg.engine.result import Result
     from geoseg.evaluation.bootstrap import Figure
@@ -43,6 +45,7 @@ __all__ = [
     "facts",
     "list_cards",
     "show_found",
+    "show_halo",
     "show_report",
     "show_result",
     "show_trained",
@@ -303,7 +306,10 @@ def _describe_card(card: Card) -> None:
         *([("threshold", thresholds)] if thresholds else []),
         ("tile", f"{card.tile} px, halo {card.halo}, stride {card.stride}"),
         *(
-            ("halo", f"{row['differing']:.3%} of pixels differ from whole-image prediction on {row['image']}")
+            (
+                "halo",
+                f"{_equal(row['differing'])} of labels as of the whole image, on {_counted(row['scenes'], 'scene')}",
+            )
             for row in card.halo_measured
             if row["halo"] == card.halo
         ),
@@ -324,6 +330,42 @@ def _describe_card(card: Card) -> None:
     _print_rows(rows)
     if card.held_out:
         _print_held_out(card)
+
+
+def show_halo(measured: MeasuredHalo) -> None:
+    """Agreement and cost of each halo, and the smallest that will do."""
+    card = measured.card
+    table = Table(box=None, header_style="bold")
+    for heading in ("halo", "equal labels", "95 % interval", "worst window", "cost", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in measured.rows:
+        interval = "-" if row.low is None or row.high is None else f"{_equal(row.high)} - {_equal(row.low)}"
+        marks = {"enough": measured.halo, "the card's": card.halo}
+        shown = ", ".join(mark for mark, halo in marks.items() if halo == row.halo)
+        table.add_row(str(row.halo), _equal(row.differing), interval, _equal(row.worst), f"{row.cost:.2f}x", shown)
+    console = Console()
+    console.print(table)
+    windows = f"{_counted(measured.windows, 'window')} of up to {measured.window_px} px of "
+    windows += _counted(len(measured.scenes), "scene")
+    lines = [
+        f"model {card.name}, tiles of {card.tile} px, {measured.device} {measured.precision}",
+        f"whole image: {windows}, each labelled within {measured.whole_px} px at once",
+        *(f"note: {note}" for note in measured.notes),
+        f"no halo here reaches {measured.rate:.6g}"
+        if measured.halo is None
+        else f"the smallest halo that reaches {measured.rate:.6g} is {measured.halo} px; the card has {card.halo}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
+def _equal(differing: float) -> str:
+    """The share that is equal; 100 % only if nothing differs."""
+    return f"{math.floor((1 - differing) * 1e6) / 1e4:.4f} %" if differing else "100 %"
 
 
 def _class(entry: CardClass) -> str:

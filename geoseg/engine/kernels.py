@@ -48,6 +48,7 @@ __all__ = [
     "TraceItem",
     "VectorJob",
     "check",
+    "fill_of",
     "find_small_components",
     "label",
     "open_mask",
@@ -140,11 +141,11 @@ def _network(job: PredictJob, share: PredictShare) -> Network:
         job.refine,
         share.thresholds,
     )
-    return Network(infer, infer.batch, _fill(card))
+    return Network(infer, infer.batch, fill_of(card))
 
 
-def _fill(card: Card) -> NDArray[Any]:
-    """What a model sees where there is no data: the mean of what it was trained on."""
+def fill_of(card: Card) -> NDArray[Any]:
+    """What a model sees where there is no data: the mean of what it was trained on, (bands,) of the type it takes."""
     mean = np.array(card.mean)
     return mean.round().astype(np.uint8) if card.dtype == "uint8" else mean.astype(np.float32)
 

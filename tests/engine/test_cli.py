@@ -151,5 +151,5 @@ def test_vectorize_keeps_touching_instances_apart(geoseg, write_scene, tmp_path)
 def test_help_names_every_verb(geoseg):
     code, out, _ = geoseg("--help")
     assert code == 0
-    for verb in ("run", "plan", "vectorize", "info", "models"):
+    for verb in ("run", "plan", "vectorize", "info", "models", "halo"):
         assert f"  {verb} " in out
