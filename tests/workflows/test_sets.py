@@ -19,6 +19,7 @@ from geoseg.training.crops import Crop, encode, planes
 
 sys.path.append(str(Path(__file__).parents[2] / "workflows" / "default_models"))
 
+import sets
 from sets import (
     VALID_FIELDS,
     Ponds,
@@ -116,7 +117,7 @@ def test_reading_ucmerced_skips_chips_without_a_mask_but_takes_the_wild(tmp_path
 
 
 def test_drawn_water_lies_on_images_that_have_no_other_label() -> None:
-    drawn = Path(sys.path[-1]) / "drawn"
+    drawn = Path(sets.__file__).parent / "drawn"
     chips, scenes = (json.loads((drawn / f"{name}_water.json").read_text()) for name in ("ucmerced", "landcover_s2"))
     assert len(chips) == 207
     assert len(scenes) == 30
