@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -71,6 +72,8 @@ REFINED: tuple[Method, ...] = ("crf", "guided")
 FIGURES = ("iou", "boundary_f1")
 CHIP_GSD_M = 0.3048
 MARGIN, STRIDE, TILE = 16, 32, 1024
+CLOSE = 0.02  # scales so near are one
+REACH = 1.5  # times finer or coarser than a model's range, images still tell of it
 
 Pixels = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -184,6 +187,7 @@ class Network:
         mean: subtracted from values of 0-255.
         std: which the rest is divided by.
         method: of refinement, or none.
+        gsd_range_m: that it reads; other images are resampled to the nearest end, and scores back, as in a run.
     """
 
     def __init__(
@@ -193,7 +197,9 @@ class Network:
         mean: Sequence[float],
         std: Sequence[float],
         method: Method | None,
+        gsd_range_m: tuple[float, float] = (0, math.inf),
     ) -> None:
+        self._gsd_range_m = gsd_range_m
         self._network, self.codes, self.method = network, np.array(codes, np.uint8), method
         self.parameters = sum(values.numel() for values in network.parameters())
         self._mean, self._std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
@@ -206,10 +212,24 @@ class Network:
         scores = torch.sigmoid(self._network(inputs).float())
         return (refine(scores, pixels, self.method) if self.method else scores)[0].numpy()
 
-    def __call__(self, image: Pixels) -> Pixels:
+    def __call__(self, chip: Chip) -> Pixels:
+        """Codes (rows, cols) of an image."""
+        finest, coarsest = self._gsd_range_m
+        factor = chip.gsd_m / min(max(chip.gsd_m, finest), coarsest)
+        if abs(factor - 1) < CLOSE:
+            return self._decide(self._score_any(chip.image))
+        rows, cols = chip.codes.shape
+        size = max(1, round(cols * factor)), max(1, round(rows * factor))
+        image = cv2.resize(chip.image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        planes = [cv2.resize(plane, (cols, rows), interpolation=cv2.INTER_LINEAR) for plane in self._score_any(image)]
+        return self._decide(np.stack(planes))
+
+    def _score_any(self, image: Pixels) -> Scores:
         rows, cols = image.shape[:2]
         margins = ((MARGIN, MARGIN + -rows % STRIDE), (MARGIN, MARGIN + -cols % STRIDE), (0, 0))
-        scores = self.score(np.pad(image, margins, mode="reflect"))[:, MARGIN : MARGIN + rows, MARGIN : MARGIN + cols]
+        return self.score(np.pad(image, margins, mode="reflect"))[:, MARGIN : MARGIN + rows, MARGIN : MARGIN + cols]
+
+    def _decide(self, scores: Scores) -> Pixels:
         best = scores.argmax(0)
         return np.where(scores.max(0) >= 0.5, self.codes[best], np.uint8(0))
 
@@ -257,17 +277,17 @@ def network_rows(chips: dict[str, list[Chip]], sampler: Sampler, options: argpar
 
 
 def shipped_rows(chips: dict[str, list[Chip]], names: Sequence[str]) -> Iterator[Row]:
-    """Shipped models with each refinement, on the sets whose GSD they take."""
+    """Shipped models with each refinement, on the sets whose GSD is near those that they read."""
     for name in names:
         card = zoo.load(name)
         network = load_network(card).eval()
-        finest, coarsest = (0.98 * card.gsd_range_m[0], 1.02 * card.gsd_range_m[1])
+        finest, coarsest = card.gsd_range_m[0] / REACH, REACH * card.gsd_range_m[1]
         seen = {key: [chip for chip in found if finest <= chip.gsd_m <= coarsest] for key, found in chips.items()}
         for method in (None, *REFINED):
             # the boundary of a class is the class
             named = [entry.boundary_of or entry.name for entry in card.classes]
             codes = [CLASSES.index(entry) + 1 if entry in CLASSES else 0 for entry in named]
-            model = Network(network, codes, card.mean, card.std, method)
+            model = Network(network, codes, card.mean, card.std, method, card.gsd_range_m)
             yield network_row("shipped", name, model, {key: found for key, found in seen.items() if found}, "")
 
 
@@ -277,7 +297,7 @@ def network_row(kind: str, name: str, model: Network, chips: dict[str, list[Chip
     for key, found in chips.items():
         classes = [entry for entry in JUDGED[key] if CLASSES.index(entry) + 1 in model.codes]
         if classes:
-            figures |= judge(key, classes, found, [model(chip.image) for chip in found])
+            figures |= judge(key, classes, found, [model(chip) for chip in found])
     title = name if model.method is None else f"{name} + {model.method}"
     return Row(kind, title, measure(model.score), model.parameters, figures, note)
 

@@ -57,12 +57,18 @@ def layers(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in {".geojson", ".parquet"}}
 
 
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """Where an undisturbed run of the scene left its layers."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*command, "-o", str(folder), "--serial"], check=True, timeout=120)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("how", "signal_number", "code"), [("--serial", signal.SIGKILL, -9), ("--workers=2", signal.SIGTERM, 130)]
 )
-def test_killed_and_run_again(command, tmp_path, how, signal_number, code):
-    whole = tmp_path / "whole"
-    subprocess.run([*command, "-o", str(whole), "--serial"], check=True, timeout=120)
+def test_killed_and_run_again(command, whole, tmp_path, how, signal_number, code):
     home = tmp_path / "killed"
     with subprocess.Popen([*command, "-o", str(home), how], stderr=subprocess.PIPE, text=True) as process:
         done = home / ".geoseg" / "masks" / "landscape" / "done"

@@ -192,12 +192,12 @@ def _town(data: Path, rendered: list[Path], names: list[str]) -> list[Source]:
     dubai = load_dubai(data / "dubai", "train", names)
     fields = load_fields_naip(data / "fields_naip", "train", names)
     return [
-        Source("ucmerced", chips, 0.4, (0.25, 1.2), mosaic=True, focus=0.35, edit=few),
-        Source("ucmerced", drawn, 0.1, (0.25, 1.2), mosaic=True),
+        Source("ucmerced", chips, 0.34, (0.25, 1.2), mosaic=True, focus=0.35, edit=few),
+        Source("ucmerced", drawn, 0.16, (0.25, 1.2), mosaic=True),
         Source("ucmerced", dry, 0.06, (0.25, 1.2), mosaic=True),
-        Source("dubai", dubai, 0.22, (0.6, 1.6), focus=0.6),
-        Source("fields_naip", fields, 0.14, (0.8, 1.6), focus=0.85, edit=ponds),
-        *_rendered(rendered, names, 0.08, (0.3, 1.2), 0.6),
+        Source("dubai", dubai, 0.26, (0.6, 1.6), focus=0.6),
+        Source("fields_naip", fields, 0.12, (0.8, 1.6), focus=0.85, edit=ponds),
+        *_rendered(rendered, names, 0.06, (0.3, 1.2), 0.6),
     ]
 
 
@@ -340,6 +340,7 @@ def train(options: argparse.Namespace) -> None:
         minutes=options.minutes,
         batch=options.batch,
         learning_rate=options.learning_rate,
+        average=options.average,
         frozen=FROZEN,
         class_weight=channel_weights(recipe.classes),
         seed=options.seed,
@@ -411,6 +412,7 @@ def main(arguments: list[str]) -> None:
         verb.add_argument("--start", metavar="CARD", help="a model to start from; ImageNet's weights when not given")
         verb.add_argument("--batch", type=int, default=8)
         verb.add_argument("--learning-rate", type=float, default=1.5e-3)
+        verb.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
         verb.add_argument("--seed", type=int, default=1)
         verb.set_defaults(run=train, name=name)
     verb = verbs.add_parser("render", help="render scenes")
