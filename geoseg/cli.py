@@ -22,6 +22,7 @@ from geoseg.settings import (
     Precision,
     Refinement,
     RunSettings,
+    RuntimeName,
     SimplifyMethod,
     VectorSettings,
 )
@@ -145,6 +146,14 @@ _scene_options = _options(
         help="Fit the scores to edges in the image: by a conditional random field, or a guided filter.",
     ),
     click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
+    click.option(
+        "--runtime",
+        type=click.Choice(get_args(RuntimeName)),
+        default="auto",
+        show_default=True,
+        help="What runs the networks: auto is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX files, "
+        "else torch.",
+    ),
     click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
 )
 _execution_options = _options(
@@ -534,7 +543,8 @@ def _vector_settings(options: dict[str, Any]) -> VectorSettings:
 
 def _run_settings(options: dict[str, Any]) -> RunSettings:
     return RunSettings(
-        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine", "device", "precision")},
+        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine")},
+        **{name: options[name] for name in ("device", "runtime", "precision")},
         models=options["models"] or None,
         bounds=options["bbox"],
         vector=_vector_settings(options),

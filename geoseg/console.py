@@ -172,6 +172,7 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
             ("  grid", f"{part.grid.width} x {part.grid.height} px at {part.grid.gsd_m:.3g} m"),
             ("  tiles", f"{part.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
             ("  chunks", f"{part.chunks:,} of {lattice.chunk} px"),
+            ("  runs in", f"{part.runtime}, {part.precision}"),
             ("  time", f"about {_duration(seconds)} to predict, by one tile timed here"),
         ]
     if len(plan.reads) < len(plan.passes):
@@ -179,7 +180,7 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
         rows.append(("read once for", "; ".join(shared)))
     rows += [
         *([("refined by", plan.settings.refine)] if plan.settings.refine != "none" else []),
-        ("runs on", f"{plan.device}, {plan.precision}, {who}"),
+        ("runs on", f"{plan.device}, {who}"),
         ("memory", f"about {_bytes(plan.worker_bytes)} for each worker"),
         ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),
         *([("time", f"about {_duration(total)} to predict")] if len(plan.passes) > 1 else []),

@@ -16,6 +16,7 @@ __all__ = [
     "Precision",
     "Refinement",
     "RunSettings",
+    "RuntimeName",
     "SimplifyMethod",
     "VectorSettings",
     "require_layer_names",
@@ -24,6 +25,7 @@ __all__ = [
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
+RuntimeName = Literal["auto", "torch", "openvino", "onnx"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
@@ -132,6 +134,8 @@ class RunSettings:
         halo: pixels around a tile's core; ``None`` is the card's.
         refine: how scores are brought to the edges in the image before classes are decided.
         device: where the models run.
+        runtime: what runs their networks; ``auto`` is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX
+            files, else torch.
         precision: their arithmetic; ``auto`` is bf16 where the hardware multiplies it natively.
         vector: what shapes the layers.
     """
@@ -144,6 +148,7 @@ class RunSettings:
     halo: int | None = None
     refine: Refinement = "none"
     device: Device = "auto"
+    runtime: RuntimeName = "auto"
     precision: Precision = "auto"
     vector: VectorSettings = VectorSettings()
 
@@ -171,6 +176,7 @@ class RunSettings:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
         _require_one_of("refine", self.refine, Refinement)
         _require_one_of("device", self.device, Device)
+        _require_one_of("runtime", self.runtime, RuntimeName)
         _require_one_of("precision", self.precision, Precision)
 
 

@@ -20,7 +20,7 @@ from geoseg.errors import ModelError, SceneError
 from geoseg.export.rows import write_rows
 from geoseg.lattice import Chunk, Lattice, Window
 from geoseg.models.card import Card, InputType
-from geoseg.models.runtimes import Runtime, open_runtime
+from geoseg.models.runtimes import Resolved, Runtime, open_runtime
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
 from geoseg.settings import Refinement, SimplifyMethod
@@ -66,12 +66,16 @@ class PredictShare:
     Attributes:
         model: the card's path.
         model_digest: the card's digest, as the run was planned with it.
+        runtime: resolved.
+        precision: resolved.
         thresholds: of the scene, for models that need them.
         store: where mask and confidence go.
     """
 
     model: Path
     model_digest: str
+    runtime: Resolved
+    precision: Literal["fp32", "bf16"]
     thresholds: tuple[float, ...] | None
     store: Store
 
@@ -88,7 +92,6 @@ class PredictJob:
         scale: see ``stages.predict.to_uint8``.
         lattice: of the passes.
         device: resolved.
-        precision: resolved.
         refine: how scores are refined.
         shares: of the passes.
     """
@@ -100,7 +103,6 @@ class PredictJob:
     scale: tuple[float, float] | None
     lattice: Lattice
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
     refine: Refinement
     shares: tuple[PredictShare, ...]
 
@@ -113,6 +115,7 @@ class PredictJob:
 def _runtime(
     model: Path,
     digest: str,
+    runtime: Resolved,
     device: Literal["cpu", "cuda"],
     precision: Literal["fp32", "bf16"],
     halo: int,
@@ -127,16 +130,25 @@ def _runtime(
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    runtime = open_runtime(card, device=device, precision=precision, halo=halo, refine=refine, thresholds=thresholds)
-    return card, runtime
+    infer = open_runtime(
+        card,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        halo=halo,
+        refine=refine,
+        thresholds=thresholds,
+    )
+    return card, infer
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
     card, infer = _runtime(
         share.model,
         share.model_digest,
+        share.runtime,
         job.device,
-        job.precision,
+        share.precision,
         job.lattice.halo,
         job.refine,
         share.thresholds,

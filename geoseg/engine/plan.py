@@ -17,7 +17,7 @@ from geoseg.errors import SettingsError
 from geoseg.lattice import Lattice, Window
 from geoseg.models.card import Card
 from geoseg.models.classical import scene_thresholds
-from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision
+from geoseg.models.runtimes import Resolved, open_runtime, resolve_device, resolve_precision, resolve_runtime
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings
 from geoseg.stages.predict import converter
@@ -25,7 +25,8 @@ from geoseg.stages.refine import reach_px
 
 __all__ = ["Pass", "Plan", "make_plan", "seconds_per_tile"]
 
-_BYTES_PER_TILE_PIXEL = {"fp32": 1100, "bf16": 650}
+_BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "onnx": 700}
+_OF_FP32 = {"fp32": 1.0, "bf16": 0.6}
 _WORKER_BASE_BYTES = 700 * 1024**2
 _GLANCE_PX = 1024  # longest side of what segmenters see of the whole scene
 _GLANCE_READ_PX = 1 << 24  # of the scene, read at once for that
@@ -45,6 +46,8 @@ class Pass:
         thresholds: of the whole scene, for models that need them.
         lattice: of ``grid``.
         vector: what shapes its layers, with the model's boundaries and the resolved tolerance.
+        runtime: what runs the model.
+        precision: of its arithmetic.
     """
 
     card: Card
@@ -56,6 +59,8 @@ class Pass:
     thresholds: tuple[float, ...] | None
     lattice: Lattice
     vector: VectorSettings
+    runtime: Resolved
+    precision: Literal["fp32", "bf16"]
 
     @property
     def name(self) -> str:
@@ -84,6 +89,12 @@ class Pass:
         rows, cols = self.lattice.chunk_shape
         return rows * cols
 
+    @property
+    def worker_bytes(self) -> int:
+        """Estimated memory that it takes of one CPU worker, bytes: a network's activations, its chunk."""
+        per_pixel = _BYTES_PER_TILE_PIXEL[self.runtime] * _OF_FP32[self.precision]
+        return int(self.lattice.tile_size**2 * per_pixel) + 24 * min(self.lattice.chunk**2, self.pixels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -96,7 +107,6 @@ class Plan:
         execution: who does the work; how it is cut say the passes' lattices.
         workers: kernels that run at once; 0 where a scheduler's workers decide.
         device: where the models run.
-        precision: their arithmetic.
         notes: what a user should know, one line each.
     """
 
@@ -106,7 +116,6 @@ class Plan:
     execution: Execution
     workers: int
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
     notes: tuple[str, ...]
 
     def with_chunks(self, chunks: Mapping[str, int]) -> Plan:
@@ -124,11 +133,8 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimated peak memory of one CPU worker, bytes: a network's activations, its libraries, its chunk."""
-        per_pixel = _BYTES_PER_TILE_PIXEL[self.precision]
-        return _WORKER_BASE_BYTES + max(
-            part.lattice.tile_size**2 * per_pixel + 24 * min(part.lattice.chunk**2, part.pixels) for part in self.passes
-        )
+        """Estimated peak memory of one CPU worker, bytes: what its libraries take, and the largest of the passes."""
+        return _WORKER_BASE_BYTES + max(part.worker_bytes for part in self.passes)
 
     @property
     def disk_bytes(self) -> int:
@@ -166,7 +172,8 @@ class Plan:
             "halo": {part.name: part.lattice.halo for part in self.passes},
             "refine": settings.refine,
             "device": self.device,
-            "precision": self.precision,
+            "runtime": {part.name: part.runtime for part in self.passes},
+            "precision": {part.name: part.precision for part in self.passes},
             **settings.vector.identity(),
             "min_area_m2": self._least_areas_m2(),
             "boundaries": {part.name: part.vector.boundaries for part in self.passes},
@@ -188,9 +195,9 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     """
     scene = Scene.open(path)
     choices, notes = choose_models(scene, settings)
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, settings.runtime)
     asked = execution or Execution()
-    passes, fits = zip(*(_make_pass(choice, settings, asked) for choice in choices), strict=True)
+    passes, fits = zip(*(_make_pass(choice, settings, asked, device) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
     return Plan(
         settings=settings,
@@ -199,14 +206,17 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         execution=replace(widest, chunk=asked.chunk),
         workers=workers,
         device=device,
-        precision=resolve_precision(settings.precision, device),
         notes=tuple(notes),
     )
 
 
-def _make_pass(choice: Choice, settings: RunSettings, execution: Execution) -> tuple[Pass, tuple[Execution, int]]:
+def _make_pass(
+    choice: Choice, settings: RunSettings, execution: Execution, device: Literal["cpu", "cuda"]
+) -> tuple[Pass, tuple[Execution, int]]:
     """A model's share of the run, and the execution that fits it with how many kernels run at once."""
     card, grid, within = choice.card, choice.grid, None
+    runtime = resolve_runtime(settings.runtime, card, device)
+    precision = resolve_precision(settings.precision, device, runtime)
     scale = settings.scale if card.dtype == "uint8" else None
     thresholds = _thresholds(card, grid, choice.bands, scale)
     halo = _halo(card, settings)
@@ -234,6 +244,8 @@ def _make_pass(choice: Choice, settings: RunSettings, execution: Execution) -> t
             mapping_units_m2=tuple(card.min_areas_m2.items()),
             simplify_m=simplify_m,
         ),
+        runtime=runtime,
+        precision=precision,
     )
     return part, (fitted, workers)
 
@@ -288,8 +300,9 @@ def seconds_per_tile(plan: Plan, part: Pass) -> float:
     """Times a pass's model on one tile of this machine (the second of two, after warming up)."""
     infer = open_runtime(
         part.card,
+        runtime=part.runtime,
         device=plan.device,
-        precision=plan.precision,
+        precision=part.precision,
         halo=part.lattice.halo,
         refine=plan.settings.refine,
         thresholds=part.thresholds,

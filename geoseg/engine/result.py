@@ -38,6 +38,8 @@ class PassSummary:
         version: of its weights.
         classes: layers that it found.
         gsd_m: of its mask, metres.
+        runtime: what ran it.
+        precision: of its arithmetic.
         refine: how its scores were refined.
         lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
         valid_pixels: of its mask.
@@ -48,6 +50,8 @@ class PassSummary:
     version: str
     classes: tuple[str, ...]
     gsd_m: float
+    runtime: str
+    precision: str
     refine: str
     lattice: Mapping[str, int]
     valid_pixels: int

@@ -300,10 +300,16 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         scale=shown.scale,
         lattice=shown.lattice,
         device=plan.device,
-        precision=plan.precision,
         refine=plan.settings.refine,
         shares=tuple(
-            kernels.PredictShare(part.card.path, part.card.digest, part.thresholds, stores[part.name])
+            kernels.PredictShare(
+                model=part.card.path,
+                model_digest=part.card.digest,
+                runtime=part.runtime,
+                precision=part.precision,
+                thresholds=part.thresholds,
+                store=stores[part.name],
+            )
             for part in together
         ),
     )
@@ -550,6 +556,8 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         version=part.card.version,
         classes=tuple(part.codes),
         gsd_m=part.grid.gsd_m,
+        runtime=part.runtime,
+        precision=part.precision,
         refine=plan.settings.refine,
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,

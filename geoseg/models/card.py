@@ -27,6 +27,7 @@ Activation: TypeAlias = Literal["sigmoid", "softmax"]
 InputType: TypeAlias = Literal["uint8", "any"]
 
 CARD_SUFFIX = ".card.json"
+_ONNX = ".onnx"
 _CLASSICAL = {"index", "otsu"}  # families of architectures that have no weights
 _CODE_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pt2", ".bin", ".jit"}
 
@@ -75,7 +76,8 @@ class Card:
         tile: side of a tile, pixels.
         halo: pixels of a tile's edge that are not trusted.
         stride: of the network; tile and halo are multiples of it.
-        weights: file name of the safetensors beside the card; ``None`` for segmenters that need none.
+        weights: file name of the safetensors beside the card, or of an ONNX file, which is a network and its weights;
+            ``None`` for segmenters that need none.
         training_data: (name, licence, source) of each set.
         held_out: one row of figures per class and test set.
         halo_measured: how labels of tiles differ from those of the whole image, a row per halo, see
@@ -140,6 +142,11 @@ class Card:
             raise ModelError(
                 f"{path} is a pickle or TorchScript file, which runs code when loaded; "
                 "geoseg takes a card (JSON) with safetensors weights beside it"
+            )
+        if path.suffix == _ONNX:
+            raise ModelError(
+                f"{path} is a network without a card; write one beside it that names it as its weights "
+                "(geoseg models NAME --json shows a card)"
             )
         from geoseg.models.smp_hub import card_of, is_config
 
@@ -255,7 +262,7 @@ class Card:
                 "mlm:name": self.name,
                 "mlm:architecture": self.architecture,
                 "mlm:tasks": ["semantic-segmentation"],
-                "mlm:framework": "pytorch" if self.weights else "numpy",
+                "mlm:framework": "ONNX" if self.is_onnx else "pytorch" if self.weights else "numpy",
                 "mlm:total_parameters": self.parameters,
                 "mlm:pretrained": bool(self.weights),
                 **({"mlm:pretrained_source": "ImageNet"} if self.weights else {}),
@@ -318,13 +325,20 @@ class Card:
         facts: dict[str, Any] = {}
         if self.weights_path.is_file():  # weights of the zoo may still be elsewhere
             facts = {"file:size": self.weights_path.stat().st_size, "file:checksum": f"1220{self.weights_sha256}"}
+        if self.is_onnx:
+            title, kind = "network, ONNX", "onnx"
+        else:
+            title, kind = "weights, float16 safetensors", "safetensors"
+            if facts and self._is_wide():
+                title = "weights, safetensors"
         return {
             "href": self.weights,
             "type": "application/octet-stream",
-            "title": "weights, safetensors" if facts and self._is_wide() else "weights, float16 safetensors",
+            "title": title,
             "roles": ["mlm:model", "mlm:weights"],
-            "mlm:artifact_type": "safetensors",
-        } | facts
+            "mlm:artifact_type": kind,
+            **facts,
+        }
 
     def _is_wide(self) -> bool:
         """Whether the weights take more than float16 would."""
@@ -334,6 +348,23 @@ class Card:
     def is_there(self) -> bool:
         """Whether the weights lie where they should, or none are needed."""
         return self.weights is None or self.weights_path.is_file()
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file, and not built from its architecture."""
+        return self.weights is not None and Path(self.weights).suffix == _ONNX
+
+    def check_weights(self) -> None:
+        """Makes sure that the weights are those which the card describes, if it says which.
+
+        Raises:
+            ModelError: they are not.
+        """
+        if self.checksum and self.checksum != f"1220{self.weights_sha256}":
+            raise ModelError(
+                f"{self.weights_path} are not the weights that the card of {self.name} describes: sha256 "
+                f"{self.weights_sha256[:16]}..., expected {self.checksum[4:20]}...; fetch card and weights together"
+            )
 
     @property
     def channels(self) -> int:
@@ -387,8 +418,8 @@ class Card:
 
     @property
     def parameters(self) -> int:
-        """Number of trained values in the weights; 0 while they are not there."""
-        if self.weights is None or not self.is_there:
+        """Number of trained values in the weights; 0 while they are not there, and for ONNX files."""
+        if self.weights is None or not self.is_there or self.is_onnx:
             return 0
         from safetensors import safe_open
 
@@ -511,8 +542,8 @@ def _check(card: Card) -> None:
     family = card.architecture.partition("-")[0]
     if (card.weights is None) != (family in _CLASSICAL):
         raise ModelError(f"{card.path} has weights {card.weights} for the architecture {card.architecture}")
-    if card.weights is not None and Path(card.weights).suffix != ".safetensors":
-        raise ModelError(f"{card.path} names the weights {card.weights}; geoseg loads .safetensors only")
+    if card.weights is not None and Path(card.weights).suffix not in {".safetensors", _ONNX}:
+        raise ModelError(f"{card.path} names the weights {card.weights}; geoseg loads .safetensors and .onnx only")
     if not card.is_there:
         raise ModelError(f"the weights {card.weights} of model {card.name} are not beside its card {card.path}")
     if not len(card.bands) == len(card.mean) == len(card.std) > 0:

@@ -1,46 +1,64 @@
-"""Runs a model on batches of tiles (floor 3). The only torch import outside architectures and training."""
+"""The door to what runs a model on batches of tiles, and how it is chosen (floor 3).
+
+``torch``
+    takes every network that geoseg builds, on a CPU or a CUDA device, and what is left of segmenters without weights.
+``openvino``
+    takes the same networks, converted in memory, and ONNX files; quicker on a CPU, and in less memory.
+``onnx``
+    ONNX Runtime: takes ONNX files, and the same networks, converted in memory; on a CPU or a CUDA device.
+
+Labels of a runtime are the same bytes however the work is cut; those of two runtimes may differ in a pixel of some
+hundred thousand, so a run keeps to those that it was planned with.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import re
 import sys
-from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.errors import ModelError, SettingsError
+from geoseg.errors import SettingsError
 from geoseg.models.card import Card
-from geoseg.settings import Device, Precision, Refinement
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from geoseg.settings import Device, Precision, Refinement, RuntimeName
 
 __all__ = [
-    "ClassicalRuntime",
+    "Resolved",
     "Runtime",
-    "TorchRuntime",
-    "join_boundaries",
-    "load_network",
     "open_runtime",
+    "packages_of",
     "resolve_device",
     "resolve_precision",
+    "resolve_runtime",
 ]
 
+Resolved: TypeAlias = Literal["torch", "openvino", "onnx"]
+
+_PACKAGES: dict[Resolved, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "openvino": ("openvino", "onnx"),
+    "onnx": ("onnxruntime", "onnx"),
+}
+_UNCONVERTED = {"dpt"}  # families of architectures with an operation that ONNX lacks
 _CUDA_BATCH = 8
 
 
-def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """Turns ``auto`` into what this machine has.
+def resolve_device(device: Device, runtime: RuntimeName = "auto") -> Literal["cpu", "cuda"]:
+    """Turns ``auto`` into what this machine and the runtime asked for have.
 
     Raises:
         SettingsError: ``cuda`` asked for where there is none.
     """
+    if runtime == "openvino":
+        if device == "cuda":
+            raise SettingsError("--runtime openvino runs on CPUs, and --device is cuda; leave one of them out")
+        return "cpu"
     if device == "cpu" or (device == "auto" and not _has_nvidia_driver()):
         return "cpu"
     import torch
@@ -60,11 +78,77 @@ def _has_nvidia_driver() -> bool:
     return True
 
 
-def resolve_precision(precision: Precision, device: Literal["cpu", "cuda"]) -> Literal["fp32", "bf16"]:
+def resolve_runtime(runtime: RuntimeName, card: Card, device: Literal["cpu", "cuda"]) -> Resolved:
+    """Turns ``auto`` into a model's runtime.
+
+    That is ONNX Runtime for an ONNX file; for other networks OpenVINO on a CPU, where it is installed and can run them,
+    else torch. A segmenter without weights has nothing to choose: what is left of it is torch's.
+
+    Args:
+        runtime: asked for.
+        card: of the model.
+        device: resolved, see :func:`resolve_device`.
+
+    Raises:
+        SettingsError: a runtime that is not installed, or cannot run the model or use the device.
+    """
+    if card.weights is None:
+        return "torch"
+    convertible = card.is_onnx or card.architecture.partition("-")[0] not in _UNCONVERTED
+    if runtime == "auto":
+        if not card.is_onnx:
+            return "openvino" if device == "cpu" and convertible and not _missing("openvino") else "torch"
+        runtime = "onnx"
+    if card.is_onnx and runtime == "torch":
+        raise SettingsError(f"--runtime is torch, but model {card.name} is an ONNX file; choose auto, onnx or openvino")
+    if not convertible and runtime != "torch":
+        raise SettingsError(
+            f"--runtime is {runtime}; model {card.name} is a {card.architecture}, which torch alone runs; choose auto"
+        )
+    _require(runtime)
+    if runtime == "onnx" and device == "cuda":
+        from geoseg.models.runtime_onnx import has_cuda
+
+        if not has_cuda():
+            raise SettingsError(
+                f"model {card.name} is to run in ONNX Runtime on a CUDA device, but the installed package is for CPUs; "
+                "pip install onnxruntime-gpu in its place, or give --device cpu"
+            )
+    return runtime
+
+
+def packages_of(runtime: Resolved) -> tuple[str, ...]:
+    """The packages that a runtime needs, by the names under which they are installed."""
+    return _PACKAGES[runtime]
+
+
+def _missing(runtime: Resolved) -> list[str]:
+    return [package for package in _PACKAGES[runtime] if find_spec(package) is None]
+
+
+def _require(runtime: Resolved) -> None:
+    if missing := _missing(runtime):
+        raise SettingsError(
+            f"runtime {runtime} needs the package {missing[0]}; install geoseg's extra: pip install 'geoseg[{runtime}]'"
+        )
+
+
+def resolve_precision(
+    precision: Precision, device: Literal["cpu", "cuda"], runtime: Resolved = "torch"
+) -> Literal["fp32", "bf16"]:
     """Turns ``auto`` into bf16 where the hardware multiplies bf16 matrices natively, else fp32.
 
     Without AMX tiles a CPU emulates bf16 and is slower with it than with fp32.
+
+    Raises:
+        SettingsError: bf16 asked of a runtime that lacks it.
     """
+    if runtime == "onnx":
+        if precision == "bf16":
+            raise SettingsError(
+                "--precision is bf16, which ONNX Runtime lacks; give --precision auto, or --runtime openvino"
+            )
+        return "fp32"
     if precision != "auto":
         return precision
     if device == "cuda":
@@ -99,6 +183,7 @@ class Runtime(Protocol):
 def open_runtime(
     card: Card,
     *,
+    runtime: Resolved,
     device: Literal["cpu", "cuda"],
     precision: Literal["fp32", "bf16"],
     halo: int,
@@ -109,6 +194,7 @@ def open_runtime(
 
     Args:
         card: the model.
+        runtime: resolved, see :func:`resolve_runtime`.
         device: resolved, see :func:`resolve_device`.
         precision: of a network, resolved, see :func:`resolve_precision`.
         halo: pixels cropped from each side of a tile's result.
@@ -117,222 +203,23 @@ def open_runtime(
 
     Raises:
         ModelError: weights that do not fit the architecture or the card, or thresholds that are not there.
+        SettingsError: a runtime that is not installed here.
     """
-    if card.weights is None:
-        return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds)
-    return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine)
+    _require(runtime)
+    if runtime == "torch":
+        from geoseg.models.runtime_torch import ClassicalRuntime, TorchRuntime
 
+        if card.weights is None:
+            return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds)
+        return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine)
+    from geoseg.models.runtime_graph import GraphRuntime
 
-class TorchRuntime:
-    """A network with weights.
+    if runtime == "openvino":
+        from geoseg.models import runtime_openvino
 
-    On a CPU each runtime keeps to one thread: parallelism comes from several workers, which is faster than several
-    threads in one convolution, and the arithmetic is then the same however many workers there are.
+        compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
+        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine)
+    from geoseg.models import runtime_onnx
 
-    The arguments are those of :func:`open_runtime`.
-    """
-
-    def __init__(
-        self,
-        card: Card,
-        *,
-        device: Literal["cpu", "cuda"],
-        precision: Literal["fp32", "bf16"],
-        halo: int,
-        refine: Refinement = "none",
-    ) -> None:
-        import torch
-
-        _prepare(device)
-        self.batch = _CUDA_BATCH if device == "cuda" else 1
-        self._device = torch.device(device)
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._decision = _Decision(card, self._device, halo, refine)
-        network = load_network(card).eval().to(self._device, self._dtype)
-        self._network = network.to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(card.mean, device=self._device).view(1, -1, 1, 1)
-        self._std = torch.tensor(card.std, device=self._device).view(1, -1, 1, 1)
-
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Labels a batch of tiles, see :class:`Runtime`.
-
-        Sigmoid channels: a pixel takes the class of the highest score if that is at least 0.5, else 0; its confidence
-        is that score, or one minus it for 0. Softmax: the most probable class or 0, and its probability.
-        """
-        import torch
-
-        with torch.inference_mode():
-            pixels = torch.from_numpy(tiles).to(self._device, non_blocking=True)
-            pixels = pixels.contiguous(memory_format=torch.channels_last).float()
-            if tiles.dtype != np.uint8:  # one value that is no number would spread over all of the tile
-                pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
-            inputs = (pixels - self._mean) / self._std
-            picture = pixels if tiles.dtype == np.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-            mask, confidence = self._decision(self._network(inputs.to(self._dtype)), picture)
-            return mask.cpu().numpy(), confidence.cpu().numpy()
-
-
-class ClassicalRuntime:
-    """A segmenter without weights, see ``geoseg.models.classical``. The arguments are those of :func:`open_runtime`."""
-
-    def __init__(
-        self,
-        card: Card,
-        *,
-        device: Literal["cpu", "cuda"],
-        halo: int,
-        refine: Refinement = "none",
-        thresholds: tuple[float, ...] | None = None,
-    ) -> None:
-        import torch
-
-        from geoseg.models.classical import Segmenter
-
-        _prepare(device)
-        self.batch = _CUDA_BATCH if device == "cuda" else 1
-        self._device = torch.device(device)
-        self._decision = _Decision(card, self._device, halo, refine)
-        self._segment = Segmenter(card, thresholds)
-
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Labels a batch of tiles, see :class:`Runtime`; what nothing can be said of is 0 with confidence 0."""
-        import torch
-
-        scores, known, picture = self._segment(tiles)
-        with torch.inference_mode():
-            mask, confidence = self._decision.of_scores(
-                torch.from_numpy(scores).to(self._device), torch.from_numpy(picture).to(self._device)
-            )
-            unknown = ~self._decision.core(torch.from_numpy(known).to(self._device))
-            return mask.masked_fill(unknown, 0).cpu().numpy(), confidence.masked_fill(unknown, 0).cpu().numpy()
-
-
-def load_network(card: Card) -> nn.Module:
-    """A card's network with its weights, float32, on the CPU.
-
-    Raises:
-        ModelError: the weights are not those that the card describes, or do not fit the architecture.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from geoseg.models.architectures import build, stride_of
-
-    if card.checksum and card.checksum != f"1220{card.weights_sha256}":
-        raise ModelError(
-            f"{card.weights_path} are not the weights that the card of {card.name} describes: sha256 "
-            f"{card.weights_sha256[:16]}..., expected {card.checksum[4:20]}...; fetch card and weights together"
-        )
-    network = build(card.architecture, classes=card.planes, bands=card.channels, options=dict(card.options))
-    if card.stride % stride_of(network):
-        raise ModelError(
-            f"the card of {card.name} has stride {card.stride}; architecture {card.architecture} needs a multiple of "
-            f"{stride_of(network)}"
-        )
-    try:
-        state = load_file(card.weights_path)
-        network.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"the weights {card.weights_path} do not fit the architecture {card.architecture}: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from None
-    return network
-
-
-def _prepare(device: Literal["cpu", "cuda"]) -> None:
-    import torch
-
-    if device == "cpu":
-        torch.set_num_threads(1)
-    else:
-        torch.backends.cudnn.deterministic = True
-
-
-class _Decision:
-    """From logits or scores of tiles to mask and confidence of their cores."""
-
-    def __init__(self, card: Card, device: torch.device, halo: int, refine: Refinement) -> None:
-        import torch
-
-        self._halo = halo
-        self._refine = refine
-        self._sigmoid = card.activation == "sigmoid"
-        self._codes = torch.tensor([entry.code for entry in card.classes], dtype=torch.uint8, device=device)
-        channel = {entry.code: place for place, entry in enumerate(card.classes)}
-        odds = {entry.code: entry.odds for entry in card.classes}
-        self._boundaries = [
-            (channel[code], channel[boundary], math.log(odds[boundary])) for code, boundary in card.boundaries
-        ]
-        self._exhaustive = card.architecture.startswith("otsu-")  # every pixel is of one of its classes
-
-    def core(self, planes: torch.Tensor) -> torch.Tensor:
-        """Crops the halo from (..., tile, tile)."""
-        stop = planes.shape[-1] - self._halo
-        return planes[..., self._halo : stop, self._halo : stop]
-
-    def __call__(self, logits: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decides by logits (N, planes, T, T).
-
-        With softmax the first plane is the background's; a class stands against it as its score to one minus it. So
-        both kinds of networks give odds against background, which is what refiners take.
-        """
-        import torch
-
-        unrefined = self._refine == "none"
-        logits = (self.core(logits) if unrefined else logits).float()
-        if not self._sigmoid:
-            logits = logits[:, 1:] - logits[:, :1]
-        if unrefined:
-            return self._decide(logits)
-        return self.of_scores(torch.sigmoid(logits), picture)
-
-    def of_scores(self, scores: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decides by scores (N, classes, T, T), 0-1; ``picture`` (N, bands, T, T), float32, 0-255, refines them."""
-        if self._refine != "none":
-            from geoseg.stages.refine import refine
-
-            scores = refine(scores, picture.clamp(0, 255), self._refine)
-        return self._decide(self.core(scores).logit(eps=1e-7))
-
-    def _decide(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""
-        import torch
-
-        if self._boundaries:
-            logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
-        best, channel = logits.max(dim=1)
-        found = (best >= 0) | self._exhaustive
-        mask = torch.where(found, self._codes[channel], torch.zeros_like(channel, dtype=torch.uint8))
-        if self._sigmoid:
-            sure = torch.sigmoid(best if self._exhaustive else best.abs())
-        else:
-            sure = (best.clamp_min(0) - torch.logaddexp(logits.logsumexp(dim=1), torch.zeros_like(best))).exp()
-        return mask, (sure * 254).round().to(torch.uint8)
-
-
-def join_boundaries(
-    logits: torch.Tensor, boundaries: Sequence[tuple[int, int, float]], *, sigmoid: bool = True
-) -> torch.Tensor:
-    """Lets a class and its boundary stand together against all else, and the likelier of the two speak for both.
-
-    They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
-
-    Args:
-        logits: (N, classes, rows, cols), odds against background.
-        boundaries: of each class that has one: its channel, the boundary's, and the boundary's lead in logits.
-        sigmoid: whether the network's channels are independent.
-    """
-    import torch
-
-    joined = logits.clone()
-    for inside, boundary, lead in boundaries:
-        pair = logits[:, [inside, boundary]]
-        together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else pair.logsumexp(dim=1)
-        within = pair[:, 0] >= pair[:, 1] + lead
-        nowhere = torch.full_like(together, -torch.inf)
-        joined[:, inside] = torch.where(within, together, nowhere)
-        joined[:, boundary] = torch.where(within, nowhere, together)
-    return joined
+    compile_graph = partial(runtime_onnx.compile_graph, device=device)
+    return GraphRuntime(card, compile_graph, batch=_CUDA_BATCH if device == "cuda" else 1, halo=halo, refine=refine)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoseg.evaluation.pixels import PixelCounts
-from geoseg.models.runtimes import join_boundaries
+from geoseg.models.decision import join_boundaries
 from geoseg.training.feed import tensors_of
 from geoseg.training.sampler import Sample
 

@@ -55,7 +55,7 @@ from geoseg.models import zoo
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD, build
 from geoseg.models.card import Card
 from geoseg.models.classical import Segmenter, scene_thresholds
-from geoseg.models.runtimes import load_network
+from geoseg.models.runtime_torch import load_network
 from geoseg.settings import EvaluationSettings
 from geoseg.stages.refine import Method, refine
 from geoseg.training.classes import TrainClass

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import geoseg
-from geoseg.models.runtimes import TorchRuntime
+from geoseg.models.runtimes import open_runtime
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
     execution = geoseg.Execution(serial=True)
     plan = geoseg.make_plan(options.scene, settings, execution)
     [part] = plan.passes
-    infer = TorchRuntime(part.card, device=plan.device, precision=plan.precision, halo=part.lattice.halo)
+    how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
+    infer = open_runtime(part.card, **how, halo=part.lattice.halo)
     side = part.lattice.tile_size
     tiles = np.random.default_rng(0).integers(0, 256, (infer.batch, len(part.bands), side, side), dtype=np.uint8)
 

@@ -21,7 +21,7 @@ import rasterio
 
 import geoseg
 from geoseg.lattice import Window
-from geoseg.models.runtimes import TorchRuntime
+from geoseg.models.runtimes import open_runtime
 
 AROUND = 24
 
@@ -64,7 +64,8 @@ def compare_with_centred(
         scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(serial=True)
     )
     [part] = plan.passes
-    infer = TorchRuntime(part.card, device=plan.device, precision=plan.precision, halo=lattice["halo"])
+    how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
+    infer = open_runtime(part.card, **how, halo=lattice["halo"])
     fill = np.array(part.card.mean).round().astype(np.uint8)[:, None, None]
     core, halo = lattice["core"], lattice["halo"]
     for axis, name in ((0, "rows"), (1, "columns")):

@@ -70,7 +70,7 @@ def test_every_shipped_model_is_complete():
     ("change", "message"),
     [
         (lambda item: item["properties"].pop("mlm:input"), "not a complete model card"),
-        (lambda item: item["assets"]["weights"].update(href="weights.pt"), ".safetensors only"),
+        (lambda item: item["assets"]["weights"].update(href="weights.pt"), ".safetensors and .onnx only"),
         (lambda item: item["assets"]["weights"].update(href="gone.safetensors"), "not beside its card"),
         (lambda item: item["properties"].update({"geoseg:halo": 100}), "multiples of the stride"),
         (lambda item: item["properties"].update({"geoseg:halo": 768}), "larger than two halos"),

@@ -15,7 +15,7 @@ NDWI, NDVI, OTSU, MULTI = (zoo.load(name) for name in ("ndwi", "ndvi", "otsu", "
 
 
 def label(card, tiles, **options):
-    return open_runtime(card, device="cpu", precision="fp32", halo=0, **options)(np.asarray(tiles))
+    return open_runtime(card, runtime="torch", device="cpu", precision="fp32", halo=0, **options)(np.asarray(tiles))
 
 
 def pixels_of(*pairs, dtype=np.float32):

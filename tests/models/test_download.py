@@ -14,7 +14,7 @@ from geoseg.models import zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import CARD_SUFFIX
 from geoseg.models.download import cache_folder, download, fetch
-from geoseg.models.runtimes import load_network
+from geoseg.models.runtime_torch import load_network
 
 ARCHITECTURE = "unet-mobilenetv3_small_050"
 

@@ -9,7 +9,8 @@ from geoseg.errors import ModelError, SettingsError
 from geoseg.models import zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import CardClass, write_model
-from geoseg.models.runtimes import TorchRuntime, load_network, open_runtime, resolve_device, resolve_precision
+from geoseg.models.runtime_torch import load_network
+from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision
 
 torch = pytest.importorskip("torch")
 
@@ -62,7 +63,7 @@ def deep_tiles():
 
 
 def runtime(card, halo=32, precision="fp32", **options):
-    return open_runtime(card, device="cpu", precision=precision, halo=halo, **options)
+    return open_runtime(card, runtime="torch", device="cpu", precision=precision, halo=halo, **options)
 
 
 def scores_of(card, tiles):
@@ -182,5 +183,5 @@ def test_cuda_without_a_device_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_nearly_agrees_with_cpu(card, tiles):
     exact, _ = runtime(card)(tiles)
-    quick, _ = TorchRuntime(card, device="cuda", precision="fp32", halo=32)(tiles)
+    quick, _ = open_runtime(card, runtime="torch", device="cuda", precision="fp32", halo=32)(tiles)
     assert (exact == quick).mean() > 0.995

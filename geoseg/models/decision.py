@@ -1,0 +1,102 @@
+"""From what a network says of a tile's pixels to their classes and confidences (floor 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from geoseg.models.card import Card
+from geoseg.settings import Refinement
+
+__all__ = ["Decision", "join_boundaries"]
+
+
+class Decision:
+    """From logits or scores of tiles to mask and confidence of their cores.
+
+    Sigmoid channels: a pixel takes the class of the highest score if that is at least 0.5, else 0; its confidence is
+    that score, or one minus it for 0. Softmax: the most probable class or 0, and its probability.
+
+    Args:
+        card: of the model.
+        device: of the planes.
+        halo: pixels cropped from each side.
+        refine: how scores are refined by the image before the decision.
+    """
+
+    def __init__(self, card: Card, device: torch.device, halo: int, refine: Refinement) -> None:
+        self._halo = halo
+        self._refine = refine
+        self._sigmoid = card.activation == "sigmoid"
+        self._codes = torch.tensor([entry.code for entry in card.classes], dtype=torch.uint8, device=device)
+        channel = {entry.code: place for place, entry in enumerate(card.classes)}
+        odds = {entry.code: entry.odds for entry in card.classes}
+        self._boundaries = [
+            (channel[code], channel[boundary], math.log(odds[boundary])) for code, boundary in card.boundaries
+        ]
+        self._exhaustive = card.architecture.startswith("otsu-")  # every pixel is of one of its classes
+
+    def core(self, planes: torch.Tensor) -> torch.Tensor:
+        """Crops the halo from (..., tile, tile)."""
+        stop = planes.shape[-1] - self._halo
+        return planes[..., self._halo : stop, self._halo : stop]
+
+    def __call__(self, logits: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decides by logits (N, planes, T, T) of any float type; mask and confidence are (N, core, core) uint8.
+
+        With softmax the first plane is the background's; a class stands against it as its score to one minus it. So
+        both kinds of networks give odds against background, which is what refiners take.
+        """
+        unrefined = self._refine == "none"
+        logits = (self.core(logits) if unrefined else logits).float()
+        if not self._sigmoid:
+            logits = logits[:, 1:] - logits[:, :1]
+        if unrefined:
+            return self._decide(logits)
+        return self.of_scores(torch.sigmoid(logits), picture)
+
+    def of_scores(self, scores: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decides by scores (N, classes, T, T), 0-1; ``picture`` (N, bands, T, T), float32, 0-255, refines them."""
+        if self._refine != "none":
+            from geoseg.stages.refine import refine
+
+            scores = refine(scores, picture.clamp(0, 255), self._refine)
+        return self._decide(self.core(scores).logit(eps=1e-7))
+
+    def _decide(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""
+        if self._boundaries:
+            logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
+        best, channel = logits.max(dim=1)
+        found = torch.ones_like(best, dtype=torch.bool) if self._exhaustive else best >= 0
+        mask = torch.where(found, self._codes[channel], torch.zeros_like(channel, dtype=torch.uint8))
+        if self._sigmoid:
+            sure = torch.sigmoid(best if self._exhaustive else best.abs())
+        else:
+            sure = (best.clamp_min(0) - torch.logaddexp(logits.logsumexp(dim=1), torch.zeros_like(best))).exp()
+        return mask, (sure * 254).round().to(torch.uint8)
+
+
+def join_boundaries(
+    logits: torch.Tensor, boundaries: Sequence[tuple[int, int, float]], *, sigmoid: bool = True
+) -> torch.Tensor:
+    """Lets a class and its boundary stand together against all else, and the likelier of the two speak for both.
+
+    They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
+
+    Args:
+        logits: (N, classes, rows, cols), odds against background.
+        boundaries: of each class that has one: its channel, the boundary's, and the boundary's lead in logits.
+        sigmoid: whether the network's channels are independent.
+    """
+    joined = logits.clone()
+    for inside, boundary, lead in boundaries:
+        pair = logits[:, [inside, boundary]]
+        together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else pair.logsumexp(dim=1)
+        within = pair[:, 0] >= pair[:, 1] + lead
+        nowhere = torch.full_like(together, -torch.inf)
+        joined[:, inside] = torch.where(within, together, nowhere)
+        joined[:, boundary] = torch.where(within, nowhere, together)
+    return joined

@@ -1,0 +1,54 @@
+"""ONNX Runtime as an engine for graphs, on the CPU or a CUDA device (floor 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from geoseg.models.runtime_graph import Engine
+
+__all__ = ["compile_graph", "has_cuda"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ERRORS_ALONE = 3
+
+
+def has_cuda() -> bool:
+    """Whether the installed package was built for CUDA; that of PyPI's name ``onnxruntime`` is not."""
+    import onnxruntime
+
+    return _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+
+
+def compile_graph(
+    graph: bytes,
+    shape: tuple[int, int, int, int],  # noqa: ARG001  (the graph takes it, nothing is to be done)
+    *,
+    device: Literal["cpu", "cuda"],
+) -> Engine:
+    """An engine on one thread of the CPU, or on a CUDA device.
+
+    Args:
+        graph: ONNX, with one input.
+        shape: of that input.
+        device: where it runs.
+
+    Raises:
+        RuntimeError: a graph that ONNX Runtime cannot read.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = _ERRORS_ALONE
+    session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDERS[device]])
+    name = session.get_inputs()[0].name
+
+    def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        results: Sequence[NDArray[Any]] = session.run(None, {name: inputs})
+        return results
+
+    return run

@@ -1,0 +1,163 @@
+"""Runs networks in torch, and segmenters without weights (floor 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from geoseg.errors import ModelError
+from geoseg.models.card import Card
+from geoseg.models.classical import Segmenter
+from geoseg.models.decision import Decision
+from geoseg.settings import Refinement
+
+__all__ = ["ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
+
+_CUDA_BATCH = 8
+
+
+class Labeller(nn.Module):
+    """All that happens to a batch of tiles: scaling, the network, the decision. Other runtimes convert it as a whole.
+
+    Args:
+        card: of the model.
+        network: from inputs (N, bands, T, T) to logits (N, planes, T, T), of any float type.
+        device: of the tiles.
+        dtype: of the inputs.
+        halo: pixels cropped from each side of a tile's result.
+        refine: how scores are refined by the image before the decision.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        halo: int,
+        refine: Refinement,
+    ) -> None:
+        super().__init__()
+        self._network = network
+        self._dtype = dtype
+        self._decision = Decision(card, device, halo, refine)
+        self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mask and confidence (N, core, core) uint8 of tiles (N, bands, T, T), uint8 or float32."""
+        pixels = tiles.float()
+        if tiles.dtype != torch.uint8:  # one value that is no number would spread over all of the tile
+            pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
+        inputs = (pixels - self._mean) / self._std
+        picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
+        mask, confidence = self._decision(self._network(inputs.to(self._dtype)), picture)
+        return mask, confidence
+
+
+class TorchRuntime:
+    """A network with weights. The arguments are those of :func:`geoseg.models.runtimes.open_runtime`."""
+
+    def __init__(
+        self,
+        card: Card,
+        *,
+        device: Literal["cpu", "cuda"],
+        precision: Literal["fp32", "bf16"],
+        halo: int,
+        refine: Refinement = "none",
+    ) -> None:
+        settle(device)
+        self.batch = _CUDA_BATCH if device == "cuda" else 1
+        self._device = torch.device(device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        network = load_network(card).eval().to(self._device, dtype).to(memory_format=torch.channels_last)
+        self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine)
+
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""
+        with torch.inference_mode():
+            pixels = torch.from_numpy(tiles).to(self._device, non_blocking=True)
+            mask, confidence = self._label(pixels.contiguous(memory_format=torch.channels_last))
+            return mask.cpu().numpy(), confidence.cpu().numpy()
+
+
+class ClassicalRuntime:
+    """A segmenter without weights, see ``geoseg.models.classical``.
+
+    The arguments are those of :func:`geoseg.models.runtimes.open_runtime`.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        *,
+        device: Literal["cpu", "cuda"],
+        halo: int,
+        refine: Refinement = "none",
+        thresholds: tuple[float, ...] | None = None,
+    ) -> None:
+        settle(device)
+        self.batch = _CUDA_BATCH if device == "cuda" else 1
+        self._device = torch.device(device)
+        self._decision = Decision(card, self._device, halo, refine)
+        self._segment = Segmenter(card, thresholds)
+
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Labels a batch of tiles; what nothing can be said of is 0 with confidence 0."""
+        scores, known, picture = self._segment(tiles)
+        with torch.inference_mode():
+            mask, confidence = self._decision.of_scores(
+                torch.from_numpy(scores).to(self._device), torch.from_numpy(picture).to(self._device)
+            )
+            unknown = ~self._decision.core(torch.from_numpy(known).to(self._device))
+            return mask.masked_fill(unknown, 0).cpu().numpy(), confidence.masked_fill(unknown, 0).cpu().numpy()
+
+
+def load_network(card: Card) -> nn.Module:
+    """A card's network with its weights, float32, on the CPU.
+
+    Raises:
+        ModelError: the weights are not those that the card describes, or do not fit the architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from geoseg.models.architectures import build, stride_of
+
+    card.check_weights()
+    network = build(card.architecture, classes=card.planes, bands=card.channels, options=dict(card.options))
+    if card.stride % stride_of(network):
+        raise ModelError(
+            f"the card of {card.name} has stride {card.stride}; architecture {card.architecture} needs a multiple of "
+            f"{stride_of(network)}"
+        )
+    try:
+        state = load_file(card.weights_path)
+        network.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights {card.weights_path} do not fit the architecture {card.architecture}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from None
+    return network
+
+
+def settle(device: Literal["cpu", "cuda"]) -> None:
+    """Makes torch's arithmetic the same in every process.
+
+    On a CPU each process keeps to one thread: parallelism comes from several workers, which is faster than several
+    threads in one convolution, and the arithmetic is then the same however many workers there are.
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+    else:
+        torch.backends.cudnn.deterministic = True
