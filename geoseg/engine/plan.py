@@ -25,7 +25,7 @@ from geoseg.stages.refine import reach_px
 
 __all__ = ["Pass", "Plan", "make_plan", "seconds_per_tile"]
 
-_BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "onnx": 700}
+_BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "onnx": 800}
 _OF_FP32 = {"fp32": 1.0, "bf16": 0.6}
 _WORKER_BASE_BYTES = 700 * 1024**2
 _GLANCE_PX = 1024  # longest side of what segmenters see of the whole scene

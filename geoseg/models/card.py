@@ -21,10 +21,11 @@ from geoseg.settings import require_layer_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "write_halo", "write_model"]
+__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "OutputType", "write_halo", "write_model"]
 
 Activation: TypeAlias = Literal["sigmoid", "softmax"]
 InputType: TypeAlias = Literal["uint8", "any"]
+OutputType: TypeAlias = Literal["logits", "scores"]
 
 CARD_SUFFIX = ".card.json"
 _ONNX = ".onnx"
@@ -85,6 +86,7 @@ class Card:
         datetime: when the weights were trained, RFC 3339.
         activation: "sigmoid", channels are independent of each other, and background is where all are below a half;
             "softmax", exactly one holds, and a channel for background comes before those of the classes.
+        output: "logits", or "scores" where the network itself applies the activation, as many ONNX files do.
         dtype: values of the input: "uint8", 0-255, to which scenes of other types are scaled; "any", as they are.
         options: arguments of the network's class that differ from its defaults, see ``architectures.build``.
         thresholds: of classical segmenters; empty where the scene decides.
@@ -117,6 +119,7 @@ class Card:
     halo_measured: tuple[dict[str, Any], ...]
     datetime: str
     activation: Activation = "sigmoid"
+    output: OutputType = "logits"
     dtype: InputType = "uint8"
     options: tuple[tuple[str, Any], ...] = ()
     thresholds: tuple[float, ...] = ()
@@ -212,6 +215,7 @@ class Card:
             halo_measured=tuple(properties["geoseg:halo_measured"]),
             datetime=properties["datetime"],
             activation=_one_of(properties.get("geoseg:activation", "sigmoid"), "sigmoid", "softmax"),
+            output="scores" if network_output.get("name") == "scores" else "logits",
             dtype="uint8" if network_input["input"]["data_type"] == "uint8" else "any",
             options=tuple(sorted(properties.get("geoseg:architecture_options", {}).items())),
             thresholds=tuple(float(value) for value in properties.get("geoseg:thresholds", ())),
@@ -284,7 +288,7 @@ class Card:
                 ],
                 "mlm:output": [
                     {
-                        "name": "logits",
+                        "name": self.output,
                         "tasks": ["semantic-segmentation"],
                         "result": {
                             "shape": [-1, self.planes, self.tile, self.tile],
@@ -412,6 +416,8 @@ class Card:
         # nor does one whose network is of the first kind
         if self.activation != "sigmoid" or self.dtype != "uint8" or self.options or self.thresholds:
             facts.append([self.activation, self.dtype, self.options, self.thresholds])
+        if self.output != "logits":
+            facts.append(self.output)
         if any(entry.odds != 1 for entry in self.classes):
             facts.append([entry.odds for entry in self.classes])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -75,7 +75,7 @@ class Decision:
         if self._sigmoid:
             sure = torch.sigmoid(best if self._exhaustive else best.abs())
         else:
-            sure = (best.clamp_min(0) - torch.logaddexp(logits.logsumexp(dim=1), torch.zeros_like(best))).exp()
+            sure = (best.clamp_min(0) - torch.nn.functional.softplus(logits.logsumexp(dim=1))).exp()
         return mask, (sure * 254).round().to(torch.uint8)
 
 

@@ -88,7 +88,7 @@ class GraphRuntime:
         if logits.shape != expected:
             raise ModelError(
                 f"the network {card.weights} of model {card.name} gives {_sides(logits.shape)}; "
-                f"by its card it should give {_sides(expected)} logits"
+                f"by its card it should give {_sides(expected)} {card.output}"
             )
         return torch.from_numpy(logits)
 

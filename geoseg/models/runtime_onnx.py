@@ -44,7 +44,10 @@ def compile_graph(
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = _ERRORS_ALONE
-    session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDERS[device]])
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=[_PROVIDERS[device]])
+    except Exception as error:  # its own errors have no base of their own
+        raise RuntimeError(str(error)) from error
     name = session.get_inputs()[0].name
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:

@@ -19,6 +19,7 @@ from geoseg.settings import Refinement
 __all__ = ["ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
 
 _CUDA_BATCH = 8
+_LEAST_SCORE = 1e-7
 
 
 class Labeller(nn.Module):
@@ -26,7 +27,7 @@ class Labeller(nn.Module):
 
     Args:
         card: of the model.
-        network: from inputs (N, bands, T, T) to logits (N, planes, T, T), of any float type.
+        network: from inputs (N, bands, T, T) to what the card says, (N, planes, T, T), of any float type.
         device: of the tiles.
         dtype: of the inputs.
         halo: pixels cropped from each side of a tile's result.
@@ -45,6 +46,7 @@ class Labeller(nn.Module):
     ) -> None:
         super().__init__()
         self._network = network
+        self._undo = {"sigmoid": _logit, "softmax": _log}[card.activation] if card.output == "scores" else None
         self._dtype = dtype
         self._decision = Decision(card, device, halo, refine)
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
@@ -57,8 +59,19 @@ class Labeller(nn.Module):
             pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
         inputs = (pixels - self._mean) / self._std
         picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-        mask, confidence = self._decision(self._network(inputs.to(self._dtype)), picture)
+        logits = self._network(inputs.to(self._dtype))
+        if self._undo is not None:
+            logits = self._undo(logits.float())
+        mask, confidence = self._decision(logits, picture)
         return mask, confidence
+
+
+def _logit(scores: torch.Tensor) -> torch.Tensor:
+    return scores.logit(eps=_LEAST_SCORE)
+
+
+def _log(scores: torch.Tensor) -> torch.Tensor:
+    return scores.clamp_min(_LEAST_SCORE).log()
 
 
 class TorchRuntime:

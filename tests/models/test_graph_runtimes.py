@@ -1,0 +1,283 @@
+"""Runtimes other than torch: what they say is what torch says, and what cannot run is refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from geoseg.errors import ModelError, SettingsError
+from geoseg.models import runtimes, zoo
+from geoseg.models.architectures import build
+from geoseg.models.card import Card, CardClass, write_model
+from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision, resolve_runtime
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+if find_spec("openvino") is None or find_spec("onnxruntime") is None:
+    pytest.skip("needs the extras openvino and onnx", allow_module_level=True)
+
+SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
+TILE, HALO = 384, 64
+GRAPHS = ("openvino", "onnx")
+
+
+@functools.cache
+def tile_of_sample(row: int = 600, col: int = 600) -> np.ndarray:
+    with rasterio.open(SAMPLE) as scene:
+        return scene.read([1, 2, 3], window=((row, row + TILE), (col, col + TILE)))[None]
+
+
+@functools.cache
+def shipped(name: str, runtime: str):
+    card = replace(zoo.load(name), tile=TILE)
+    return open_runtime(card, runtime=runtime, device="cpu", precision="fp32", halo=HALO)
+
+
+def agree(first, second) -> bool:
+    """The parity gate: labels on all but 3 of 1000 pixels, and confidences alike where labels are."""
+    same = first[0] == second[0]
+    return same.mean() >= 0.997 and np.abs(first[1].astype(int) - second[1])[same].max() <= 2
+
+
+@pytest.mark.parametrize(("name", "runtime"), [("landscape", "openvino"), ("town", "openvino"), ("vehicle", "onnx")])
+def test_shipped_models_say_what_they_say_in_torch(name, runtime):
+    tiles = tile_of_sample()
+    expected = shipped(name, "torch")(tiles)
+    found = shipped(name, runtime)(tiles)
+    assert [plane.dtype for plane in found] == [np.uint8, np.uint8]
+    assert len(np.unique(expected[0])) > 1
+    assert agree(found, expected)
+
+
+@pytest.mark.parametrize(("name", "runtime"), [("landscape", "openvino"), ("vehicle", "onnx")])
+def test_a_result_is_not_overwritten_by_the_next(name, runtime):
+    infer = shipped(name, runtime)
+    first = infer(tile_of_sample())
+    kept = [plane.copy() for plane in first]
+    infer(tile_of_sample(900, 200))
+    again = infer(tile_of_sample())
+    for plane, copy, later in zip(first, kept, again, strict=True):
+        np.testing.assert_array_equal(plane, copy)
+        np.testing.assert_array_equal(later, copy)
+
+
+def test_nobody_is_told_that_openvino_runs():
+    shipped("landscape", "openvino")
+    assert "openvino_telemetry" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def soft_card(tmp_path_factory):
+    """A small network for five bands of any values, with softmax and a boundary."""
+    torch.manual_seed(4)
+    made = replace(
+        zoo.load("town"),
+        name="soft",
+        architecture="unet-mobilenetv3_small_050",
+        activation="softmax",
+        dtype="any",
+        tile=192,
+        halo=32,
+        bands=tuple(f"band_{index}" for index in range(5)),
+        mean=(100.0,) * 5,
+        std=(3000.0,) * 5,
+        classes=(CardClass(3, "field", (0, 255, 0)), CardClass(4, "edge", (0, 0, 255), boundary_of="field", odds=2.0)),
+    )
+    network = build(made.architecture, classes=3, bands=5)
+    network.segmentation_head[0].weight.data *= 60  # so that scores differ from a half
+    return write_model(tmp_path_factory.mktemp("models"), made, network.state_dict())
+
+
+@pytest.fixture(scope="module")
+def deep_tiles():
+    rng = np.random.default_rng(0)
+    tiles = np.kron(rng.normal(1500, 2000, (2, 5, 12, 12)), np.ones((16, 16))).astype(np.float32)
+    tiles[0, 2, 3:9, 5], tiles[1, 3, 7, 7] = np.nan, np.inf
+    return tiles
+
+
+@pytest.mark.parametrize("runtime", GRAPHS)
+def test_softmax_and_any_values(soft_card, deep_tiles, runtime):
+    how = {"device": "cpu", "precision": "fp32", "halo": 32}
+    expected = open_runtime(soft_card, runtime="torch", **how)(deep_tiles[:1])
+    found = open_runtime(soft_card, runtime=runtime, **how)(deep_tiles[:1])
+    assert set(np.unique(expected[0])) == {0, 3, 4}
+    assert agree(found, expected)
+
+
+def test_scores_are_refined_alike(soft_card, deep_tiles):
+    how = {"device": "cpu", "precision": "fp32", "halo": 32}
+    plain = open_runtime(soft_card, runtime="torch", **how)(deep_tiles[:1])
+    expected = open_runtime(soft_card, runtime="torch", refine="guided", **how)(deep_tiles[:1])
+    assert (expected[0] != plain[0]).any()
+    assert agree(open_runtime(soft_card, runtime="openvino", refine="guided", **how)(deep_tiles[:1]), expected)
+
+
+@pytest.mark.parametrize("runtime", GRAPHS)
+def test_one_tile_or_two_at_a_time_are_the_same(soft_card, deep_tiles, runtime):
+    from geoseg.models import runtime_onnx, runtime_openvino
+    from geoseg.models.runtime_graph import GraphRuntime
+
+    compile_graph = {
+        "openvino": functools.partial(runtime_openvino.compile_graph, precision="fp32"),
+        "onnx": functools.partial(runtime_onnx.compile_graph, device="cpu"),
+    }[runtime]
+    one, two = (GraphRuntime(soft_card, compile_graph, batch=batch, halo=32) for batch in (1, 2))
+    together, _ = two(deep_tiles)
+    for index, mask in enumerate(together):
+        np.testing.assert_array_equal(one(deep_tiles[index : index + 1])[0][0], mask)
+
+
+def test_networks_whose_sizes_freeze_are_traced_by_a_whole_tile(soft_card):
+    from geoseg.models.runtime_graph import _example_side
+
+    card = replace(soft_card, tile=192, bands=("red", "green", "blue"))
+    assert _example_side(build("pspnet-resnet18", classes=1).eval(), card) == 192
+    assert _example_side(build("unet-resnet18", classes=1).eval(), card) == 128
+
+
+@pytest.fixture
+def write_onnx(tmp_path):
+    """Returns a function that writes an ONNX file of one 1 x 1 convolution of three bands, and its card."""
+    weights = np.array([[1, -1, 0], [0, -1, 1]], np.float32).reshape(2, 3, 1, 1)
+
+    def write(*, takes=("n", 3, 64, 64), kind=np.float32, scores=False, path="net.onnx", **changes) -> Card:
+        types = {np.float32: onnx.TensorProto.FLOAT, np.float16: onnx.TensorProto.FLOAT16}
+        types |= {np.uint8: onnx.TensorProto.UINT8, np.int64: onnx.TensorProto.INT64}
+        nodes = [
+            onnx.helper.make_node("Cast", ["image"], ["wide"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Conv", ["wide", "weights"], ["logits"]),
+            onnx.helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        ]
+        result = "scores" if scores else "logits"
+        graph = onnx.helper.make_graph(
+            nodes,
+            "net",
+            [onnx.helper.make_tensor_value_info("image", types[kind], takes)],
+            [onnx.helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None)],
+            [onnx.numpy_helper.from_array(weights, "weights")],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, tmp_path / path)
+        plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "tile": 64, "halo": 0, "checksum": "", "output": result}
+        classes = (CardClass(3, "water", (0, 0, 255)), CardClass(7, "field", (0, 255, 0)))
+        made = replace(zoo.load("town"), name="own", architecture="mine", weights=path, classes=classes)
+        made = replace(made, path=tmp_path / "own.card.json", **plain | changes)
+        made.path.write_text(json.dumps(made.to_item()), encoding="utf-8")
+        return Card.read(made.path)
+
+    return write
+
+
+def label(card, tiles, runtime="onnx"):
+    return open_runtime(card, runtime=runtime, device="cpu", precision="fp32", halo=card.halo)(tiles)
+
+
+@pytest.fixture
+def picture():
+    tiles = np.random.default_rng(5).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
+    red, green, blue = tiles[0].astype(int)
+    odds = np.stack([red - green, blue - green])
+    return tiles, np.where(odds.max(axis=0) >= 0, np.array([3, 7])[odds.argmax(axis=0)], 0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.uint8])
+@pytest.mark.parametrize("runtime", GRAPHS)
+def test_an_onnx_file_is_a_model(write_onnx, picture, runtime, kind):
+    tiles, expected = picture
+    card = write_onnx(kind=kind)
+    assert card.is_onnx
+    assert card.checksum == f"1220{card.weights_sha256}"
+    mask, confidence = label(card, tiles, runtime)
+    np.testing.assert_array_equal(mask[0], expected)
+    assert confidence.min() >= 127
+
+
+def test_an_onnx_file_may_give_scores(write_onnx, picture):
+    tiles, expected = picture
+    from_scores = label(write_onnx(scores=True, mean=(128.0,) * 3, std=(64.0,) * 3), tiles)
+    np.testing.assert_array_equal(from_scores[0][0], expected)
+    from_logits = label(write_onnx(mean=(128.0,) * 3, std=(64.0,) * 3), tiles)
+    assert np.abs(from_scores[1].astype(int) - from_logits[1]).max() <= 1
+
+
+@pytest.mark.parametrize("runtime", GRAPHS)
+def test_an_onnx_file_says_how_many_tiles_it_takes(write_onnx, picture, runtime):
+    card = write_onnx(takes=(2, 3, 64, 64))
+    infer = open_runtime(card, runtime=runtime, device="cpu", precision="fp32", halo=0)
+    assert infer.batch == 2
+    mask, _ = infer(np.concatenate([picture[0]] * 2))
+    np.testing.assert_array_equal(mask[1], picture[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"takes": ("n", 3, 96, 96)},
+            "takes any x 3 x 96 x 96; by its card it should take one input of 1 x 3 x 64 x 64",
+        ),
+        ({"takes": ("n", 64, 64, 3)}, "correct tile and bands"),
+        ({"takes": ("n", 3, 64)}, "correct tile and bands"),
+        ({"kind": np.int64}, "float32, float16 or uint8"),
+        ({"classes": (CardClass(1, "water", (0, 0, 255)),)}, "gives 1 x 2 x 64 x 64; by its card .* 1 x 1 x 64 x 64"),
+        ({"checksum": "1220" + "0" * 64}, "are not the weights that the card of own describes"),
+    ],
+)
+def test_an_onnx_file_that_does_not_fit_its_card_is_refused(write_onnx, picture, changes, message):
+    checksum = changes.pop("checksum", None)
+    card = write_onnx(**changes)
+    with pytest.raises(ModelError, match=message) as caught:
+        label(replace(card, checksum=checksum or card.checksum), picture[0])
+    assert "\n" not in str(caught.value)
+    changes |= {"checksum": checksum} if checksum else {}
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xff\xff", "cannot be read"), (b"", "takes nothing")])
+def test_what_is_no_onnx_file_is_refused(write_onnx, picture, content, message):
+    card = write_onnx()
+    card.weights_path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        label(replace(card, checksum=""), picture[0])
+
+
+def test_an_onnx_file_needs_a_card(write_onnx):
+    path = write_onnx().weights_path
+    with pytest.raises(ModelError, match="network without a card"):
+        zoo.load(str(path))
+
+
+def test_auto_takes_what_suits_and_is_there(write_onnx, soft_card, monkeypatch):
+    file, dpt = write_onnx(), replace(soft_card, architecture="dpt-vit_small_patch16_224")
+    assert resolve_runtime("auto", soft_card, "cpu") == "openvino"
+    assert resolve_runtime("auto", soft_card, "cuda") == "torch"
+    assert resolve_runtime("auto", dpt, "cpu") == "torch"
+    assert resolve_runtime("auto", file, "cpu") == "onnx"
+    assert resolve_runtime("openvino", zoo.load("ndwi"), "cpu") == "torch"
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name in {"openvino", "onnxruntime"} else name)
+    assert resolve_runtime("auto", soft_card, "cpu") == "torch"
+    with pytest.raises(SettingsError, match=r"needs the package onnxruntime; .*pip install 'geoseg\[onnx\]'"):
+        resolve_runtime("auto", file, "cpu")
+    with pytest.raises(SettingsError, match=r"needs the package openvino; .*pip install 'geoseg\[openvino\]'"):
+        open_runtime(soft_card, runtime="openvino", device="cpu", precision="fp32", halo=0)
+
+
+def test_what_a_runtime_cannot_do_is_refused(write_onnx, soft_card):
+    with pytest.raises(SettingsError, match="choose auto, onnx or openvino"):
+        resolve_runtime("torch", write_onnx(), "cpu")
+    with pytest.raises(SettingsError, match="torch alone runs"):
+        resolve_runtime("openvino", replace(soft_card, architecture="dpt-vit_small_patch16_224"), "cpu")
+    with pytest.raises(SettingsError, match="--runtime openvino runs on CPUs"):
+        resolve_device("cuda", "openvino")
+    assert resolve_device("auto", "openvino") == "cpu"
+    with pytest.raises(SettingsError, match="--precision is bf16"):
+        resolve_precision("bf16", "cpu", "onnx")
+    assert resolve_precision("auto", "cpu", "onnx") == "fp32"
