@@ -75,7 +75,7 @@ class Decision:
         if self._sigmoid:
             sure = torch.sigmoid(best if self._exhaustive else best.abs())
         else:
-            sure = (best.clamp_min(0) - torch.nn.functional.softplus(logits.logsumexp(dim=1))).exp()
+            sure = (best.clamp_min(0) - torch.nn.functional.softplus(_logsumexp(logits))).exp()
         return mask, (sure * 254).round().to(torch.uint8)
 
 
@@ -94,9 +94,15 @@ def join_boundaries(
     joined = logits.clone()
     for inside, boundary, lead in boundaries:
         pair = logits[:, [inside, boundary]]
-        together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else pair.logsumexp(dim=1)
+        together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else _logsumexp(pair)
         within = pair[:, 0] >= pair[:, 1] + lead
         nowhere = torch.full_like(together, -torch.inf)
         joined[:, inside] = torch.where(within, together, nowhere)
         joined[:, boundary] = torch.where(within, nowhere, together)
     return joined
+
+
+def _logsumexp(logits: torch.Tensor) -> torch.Tensor:
+    """Of the channels (N, channels, rows, cols), of which one at least is finite; OpenVINO's own overflows."""
+    highest = logits.amax(dim=1, keepdim=True)
+    return ((logits - highest).exp().sum(dim=1, keepdim=True).log() + highest).squeeze(1)

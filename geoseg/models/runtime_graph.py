@@ -116,7 +116,7 @@ def _export(module: nn.Module, network: nn.Module, card: Card) -> bytes:
             torch.onnx.export(
                 module.eval(),
                 (example,),
-                graph,  # type: ignore[arg-type]  (files in memory will do)
+                graph,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=_OPSET,
                 input_names=["tiles"],

@@ -1,0 +1,61 @@
+"""A run by each runtime: the same bytes in any chunks, and a record of what ran."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from geoseg.engine.plan import make_plan
+from geoseg.models import runtimes
+from geoseg.settings import RunSettings
+
+needs_extras = pytest.mark.skipif(
+    find_spec("openvino") is None or find_spec("onnxruntime") is None, reason="needs the extras openvino and onnx"
+)
+
+
+@needs_extras
+@pytest.mark.parametrize("runtime", ["torch", "openvino", "onnx"])
+def test_any_chunks_give_the_same_bytes(geoseg, land, small_card, tmp_path, runtime):
+    found = []
+    for chunk in (64, 200):
+        folder = tmp_path / str(chunk)
+        how = ("--model", small_card, "--serial", "--quiet", "--min-area", 0, "--chunk", chunk, "--runtime", runtime)
+        assert geoseg("run", land, "-o", folder, *how) == (0, "", "")
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        assert [part["runtime"] for part in record["passes"]] == [runtime]
+        assert record["settings"]["runtime"] == runtime
+        files = sorted(folder.glob("*.geojson")) + sorted(folder.glob("*.tif"))
+        found.append({path.name: path.read_bytes() for path in files})
+    assert "mask.tif" in found[0]
+    assert found[0] == found[1]
+
+
+@needs_extras
+def test_another_runtime_is_another_run(land, small_card):
+    torch, onnx = (
+        make_plan(str(land), RunSettings(models=(str(small_card),), precision="fp32", runtime=runtime)).identity()
+        for runtime in ("torch", "onnx")
+    )
+    assert {name for name in torch if torch[name] != onnx[name]} == {"runtime"}
+
+
+@needs_extras
+def test_plan_tells_the_runtime(geoseg, land, small_card):
+    code, text, _ = geoseg(
+        "plan", land, "--model", small_card, "--serial", "--runtime", "openvino", "--precision", "fp32"
+    )
+    assert code == 0
+    assert "openvino, fp32" in text
+
+
+def test_a_missing_package_is_told_in_one_line(geoseg, land, small_card, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
+    for runtime in ("openvino", "onnx"):
+        code, _, errors = geoseg("run", land, "-o", tmp_path / "out", "--model", small_card, "--runtime", runtime)
+        assert code == 2
+        assert errors.count("\n") == 1
+        assert f"pip install 'geoseg[{runtime}]'" in errors
+    assert not (tmp_path / "out").exists()
