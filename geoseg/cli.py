@@ -102,6 +102,18 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+_device_options = _options(
+    click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
+    click.option(
+        "--runtime",
+        type=click.Choice(get_args(RuntimeName)),
+        default="auto",
+        show_default=True,
+        help="What runs the networks: auto is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX files, "
+        "else torch.",
+    ),
+    click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
+)
 _scene_options = _options(
     click.option(
         "--model",
@@ -145,16 +157,7 @@ _scene_options = _options(
         show_default=True,
         help="Fit the scores to edges in the image: by a conditional random field, or a guided filter.",
     ),
-    click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True),
-    click.option(
-        "--runtime",
-        type=click.Choice(get_args(RuntimeName)),
-        default="auto",
-        show_default=True,
-        help="What runs the networks: auto is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX files, "
-        "else torch.",
-    ),
-    click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True),
+    _device_options,
 )
 _execution_options = _options(
     click.option(
@@ -404,8 +407,7 @@ def models(name: str | None, *, as_json: bool, download: bool, source: str | Non
     "--window", "window_px", type=int, default=1024, show_default=True, metavar="PX", help="Their side; costs memory."
 )
 @click.option("--write", is_flag=True, help="Write the smallest halo that reaches the rate into the model's card.")
-@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
+@_device_options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def halo(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **options: Any) -> None:
     """Measure which halo a model needs: labels of tiles against those of the whole image.
@@ -415,7 +417,7 @@ def halo(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **o
     from geoseg.console import show_halo
     from geoseg.engine.halo import measure_halo
 
-    asked = {name: options.pop(name) for name in ("bands", "scale", "device", "precision")}
+    asked = {name: options.pop(name) for name in ("bands", "scale", "device", "runtime", "precision")}
     measured = measure_halo(model, scenes, RunSettings(**asked), progress=_progress(quiet=as_json), **options)
     if as_json:
         click.echo(json.dumps(measured.facts(), indent=2, ensure_ascii=False))

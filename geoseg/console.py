@@ -349,7 +349,7 @@ def show_halo(measured: MeasuredHalo) -> None:
     windows = f"{_counted(measured.windows, 'window')} of up to {measured.window_px} px of "
     windows += _counted(len(measured.scenes), "scene")
     lines = [
-        f"model {card.name}, tiles of {card.tile} px, {measured.device} {measured.precision}",
+        f"model {card.name}, tiles of {card.tile} px, {measured.device}, {measured.runtime}, {measured.precision}",
         f"whole image: {windows}, each labelled within {measured.whole_px} px at once",
         *(f"note: {note}" for note in measured.notes),
         f"no halo here reaches {measured.rate:.6g}"

@@ -29,7 +29,8 @@ from geoseg.lattice import Tile, Window
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_halo
 from geoseg.models.reach import Tiling, measure_network
-from geoseg.models.runtimes import load_network, open_runtime
+from geoseg.models.runtime_torch import load_network
+from geoseg.models.runtimes import open_runtime
 from geoseg.settings import Execution, RunSettings
 from geoseg.stages.predict import Network, converter, predict_chunk
 
@@ -78,6 +79,7 @@ class MeasuredHalo:
         window_px: largest side of a window whose labels were compared.
         whole_px: side of what stood for the whole image of such a window.
         device: where the model ran.
+        runtime: what ran it.
         precision: its arithmetic.
         rows: halos, the smallest first.
         notes: what a user should know, one line each.
@@ -90,6 +92,7 @@ class MeasuredHalo:
     window_px: int
     whole_px: int
     device: str
+    runtime: str
     precision: str
     rows: tuple[HaloRow, ...]
     notes: tuple[str, ...]
@@ -116,7 +119,7 @@ class MeasuredHalo:
             "rows": [asdict(row) for row in self.rows],
             **{
                 name: getattr(self, name)
-                for name in ("scenes", "windows", "window_px", "whole_px", "device", "precision", "notes")
+                for name in ("scenes", "windows", "window_px", "whole_px", "device", "runtime", "precision", "notes")
             },
         }
 
@@ -134,7 +137,8 @@ class MeasuredHalo:
                 f"no halo of model {self.card.name} below half its tile {self.card.tile} reaches the rate "
                 f"{self.rate:g}, the nearest is {nearest}: ask for a lower --rate; nothing was written"
             )
-        shared = {"scenes": len(self.scenes), "tile": self.card.tile, "precision": self.precision}
+        shared = {"scenes": len(self.scenes), "tile": self.card.tile, "runtime": self.runtime}
+        shared["precision"] = self.precision
         rows = []
         for row in self.rows:
             shares = {name: getattr(row, name) for name in ("differing", "low", "high", "worst")}
@@ -160,7 +164,8 @@ def measure_halo(
     Args:
         model: a name of the zoo, or the path of a card.
         scenes: paths or URLs that GDAL reads, of what the model is made for.
-        settings: ``bands``, ``scale``, ``device`` and ``precision`` are those of a run; the rest is not used.
+        settings: ``bands``, ``scale``, ``device``, ``runtime`` and ``precision`` are those of a run; all else is
+            not used.
         rate: share of equal labels that is asked for, above 0, at most 1.
         window_px: largest side of a window, pixels of the grid at which the model reads the scene.
         windows: for each scene that is larger, from its first corner to its last.
@@ -180,19 +185,23 @@ def measure_halo(
         bands=settings.bands,
         scale=settings.scale,
         device=settings.device,
+        runtime=settings.runtime,
         precision=settings.precision,
     )
     plans = [make_plan(path, asked, Execution(serial=True)) for path in scenes]
-    tiling = measure_network(load_network(card).eval(), card.architecture, bands=card.channels)
     largest = (card.tile - 1) // 2 // card.stride * card.stride
-    reach = largest if tiling.halo_px is None else -(-tiling.halo_px // card.stride) * card.stride
-    margin = min(reach, largest)
+    tiling = None
+    if not card.is_onnx:
+        tiling = measure_network(load_network(card).eval(), card.architecture, bands=card.channels)
+    reach = tiling.halo_px if tiling else None
+    margin = largest if reach is None else min(-(-reach // card.stride) * card.stride, largest)
     halos = range(0, margin + 1, card.stride)
     looks = [
         _Look(number, part, window)
         for number, part in enumerate(plan.passes[0] for plan in plans)
         for window in spread_windows(part.grid.height, part.grid.width, window_px, card.stride, windows)
     ]
+    first = plans[0].passes[0]
     longest = max(max(look.window.height, look.window.width) for look in looks)
     whole_px = -(-longest // card.stride) * card.stride + 2 * margin  # a square of whole strides, as models take it
     counts = _count(card, plans[0], looks, halos, whole_px, progress or Silent())
@@ -204,7 +213,8 @@ def measure_halo(
         window_px=longest,
         whole_px=whole_px,
         device=plans[0].device,
-        precision=plans[0].precision,
+        runtime=first.runtime,
+        precision=first.precision,
         rows=tuple(_rows(card.tile, halos, counts, np.array([look.scene for look in looks]))),
         notes=(*dict.fromkeys(note for plan in plans for note in plan.notes), *_notes(tiling, margin)),
     )
@@ -221,8 +231,13 @@ def _check(card: Card, scenes: Sequence[str], rate: float, window_px: int, windo
         raise SettingsError(f"--windows is {windows}: give 1 or more")
 
 
-def _notes(tiling: Tiling, margin: int) -> Iterator[str]:
-    if tiling.halo_px is None:
+def _notes(tiling: Tiling | None, margin: int) -> Iterator[str]:
+    if tiling is None:
+        yield (
+            "how far an ONNX file looks is not known: for the whole image stand windows "
+            f"with {margin} px around them, and labels may go on changing with wider ones"
+        )
+    elif tiling.halo_px is None:
         yield (
             f"architecture {tiling.architecture} is never exact, with no halo: {tiling.why}; for the whole image stand "
             f"windows with {margin} px around them, and labels would go on changing with wider ones"
@@ -271,8 +286,9 @@ def _count(
     """
     margin = halos[-1]
     whole_card = replace(card, tile=whole_px, halo=margin)  # a runtime is made for tiles of one size
-    at_once = open_runtime(whole_card, device=plan.device, precision=plan.precision, halo=margin)
-    cut = open_runtime(card, device=plan.device, precision=plan.precision, halo=0)
+    part = plan.passes[0]
+    how: Any = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
+    at_once, cut = open_runtime(whole_card, **how, halo=margin), open_runtime(card, **how, halo=0)
     whole_network, tile_network = Network(at_once, 1, fill_of(card)), Network(cut, cut.batch, fill_of(card))
     shifts = cuttings(card.tile, card.stride, _CUTTINGS)
     placed = [[outer for by in shifts for outer in tiles_over(look.window, card.tile, by)] for look in looks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -15,7 +16,7 @@ from geoseg.engine import halo as halos
 from geoseg.engine.halo import count_differing, cuttings, measure_halo, spread_windows, tiles_over
 from geoseg.errors import ModelError, SceneError, SettingsError
 from geoseg.lattice import Lattice, Window
-from geoseg.models import reach, runtimes
+from geoseg.models import reach, runtime_graph, runtime_torch
 from geoseg.models.card import Card
 from geoseg.settings import RunSettings
 
@@ -24,6 +25,12 @@ from .conftest import paint
 torch = pytest.importorskip("torch")
 
 REACH = 40  # px to each side, so 64 is the first multiple of the stride that is enough
+
+
+def give(patch, network):
+    """Gives every card this network, whatever runs it."""
+    for module in (runtime_graph, runtime_torch, halos):
+        patch.setattr(module, "load_network", lambda card: network)
 
 
 @pytest.fixture
@@ -39,8 +46,7 @@ def near(monkeypatch):
             layer.bias.zero_()
         layers[0].weight.normal_()
         layers[0].bias.fill_(0.3)
-    monkeypatch.setattr(runtimes, "load_network", lambda card: network)
-    monkeypatch.setattr(halos, "load_network", lambda card: network)
+    give(monkeypatch, network)
     monkeypatch.setattr(reach, "_LENGTH", 512)
     monkeypatch.setattr(reach, "_BREADTH", 32)
     return network
@@ -80,7 +86,7 @@ def test_halo_is_written_and_all_else_stays(near, write_card, land, write_scene)
     assert [row["halo"] for row in card.halo_measured] == [0, 32, 64]
     assert card.halo_measured[-1] | {"pixels": 0} == {
         "halo": 64, "differing": 0, "low": 0, "high": 0, "worst": 0, "pixels": 0, "scenes": 2, "tile": 192,
-        "precision": measured.precision,
+        "runtime": measured.runtime, "precision": measured.precision,
     }  # fmt: skip
     for name in ("geoseg:halo", "geoseg:halo_measured"):
         before["properties"].pop(name), after["properties"].pop(name)
@@ -142,16 +148,40 @@ def test_windows_reach_from_corner_to_corner(size):
 
 def test_a_network_that_sees_everything_is_measured_and_told(near, small_card, land):
     class Everywhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near = near
+
         def forward(self, pixels):
-            return near(pixels - pixels.mean(dim=(2, 3), keepdim=True))
+            return self.near(pixels - pixels.mean(dim=(2, 3), keepdim=True))
 
     everywhere = Everywhere().eval()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtimes, "load_network", lambda card: everywhere)
-        patch.setattr(halos, "load_network", lambda card: everywhere)
+        give(patch, everywhere)
         measured = measure_halo(str(small_card), [str(land)], RunSettings(), windows=1)
     assert "never exact, with no halo: every pixel depends on all of the tile" in measured.notes[-1]
     assert all(row.differing > 0 for row in measured.rows)
+
+
+def test_an_onnx_file_is_measured_as_the_network_in_it_is(near, write_card, land, tmp_path):
+    pytest.importorskip("onnxruntime")
+    known = write_card("near")
+    moving = {"tiles": {2: "rows", 3: "cols"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = torch.zeros(1, 3, 64, 64)
+        torch.onnx.export(
+            near, (example,), tmp_path / "near.onnx", input_names=["tiles"], dynamic_axes=moving, dynamo=False
+        )
+    item = json.loads(known.read_text())
+    item["assets"]["weights"] = {"href": "near.onnx"}
+    (tmp_path / "file.card.json").write_text(json.dumps(item))
+    found = measure_halo(str(tmp_path / "file.card.json"), [str(land)], RunSettings(), windows=1)
+    expected = measure_halo(str(known), [str(land)], RunSettings(runtime="onnx"), windows=1)
+    assert (found.runtime, expected.runtime) == ("onnx", "onnx")
+    assert "how far an ONNX file looks is not known" in found.notes[-1]
+    # nothing is wider than half a tile here, so both compare with the same windows
+    assert rows_of(found) == {halo: share for halo, share in rows_of(expected).items() if halo in rows_of(found)}
 
 
 def test_bad_input_is_refused(near, small_card, land, write_scene):
