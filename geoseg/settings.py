@@ -136,7 +136,8 @@ class RunSettings:
         device: where the models run.
         runtime: what runs their networks; ``auto`` is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX
             files, else torch.
-        precision: their arithmetic; ``auto`` is bf16 where the hardware multiplies it natively.
+        precision: their arithmetic; ``auto`` is bf16 where the hardware multiplies it natively and the model's card
+            says that labels stay the same.
         vector: what shapes the layers.
     """
 

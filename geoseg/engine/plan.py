@@ -216,7 +216,7 @@ def _make_pass(
     """A model's share of the run, and the execution that fits it with how many kernels run at once."""
     card, grid, within = choice.card, choice.grid, None
     runtime = resolve_runtime(settings.runtime, card, device)
-    precision = resolve_precision(settings.precision, device, runtime)
+    precision = resolve_precision(settings.precision, device, runtime, passed=card.precisions)
     scale = settings.scale if card.dtype == "uint8" else None
     thresholds = _thresholds(card, grid, choice.bands, scale)
     halo = _halo(card, settings)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from collections.abc import Collection
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,11 +135,21 @@ def _require(runtime: Resolved) -> None:
 
 
 def resolve_precision(
-    precision: Precision, device: Literal["cpu", "cuda"], runtime: Resolved = "torch"
+    precision: Precision,
+    device: Literal["cpu", "cuda"],
+    runtime: Resolved = "torch",
+    *,
+    passed: Collection[str] = ("fp32", "bf16"),
 ) -> Literal["fp32", "bf16"]:
     """Turns ``auto`` into bf16 where the hardware multiplies bf16 matrices natively, else fp32.
 
     Without AMX tiles a CPU emulates bf16 and is slower with it than with fp32.
+
+    Args:
+        precision: asked for.
+        device: resolved, see :func:`resolve_device`.
+        runtime: resolved, see :func:`resolve_runtime`.
+        passed: what ``auto`` may choose, for a model that runs: see ``Card.precisions``.
 
     Raises:
         SettingsError: bf16 asked of a runtime that lacks it.
@@ -151,6 +162,8 @@ def resolve_precision(
         return "fp32"
     if precision != "auto":
         return precision
+    if "bf16" not in passed:
+        return "fp32"
     if device == "cuda":
         import torch
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +172,13 @@ def test_choices_are_resolved():
     assert resolve_device("auto") in {"cpu", "cuda"}
     assert resolve_precision("bf16", "cpu") == "bf16"
     assert resolve_precision("auto", "cpu") in {"fp32", "bf16"}
+    assert resolve_precision("auto", "cpu", passed=("fp32",)) == "fp32"
+
+
+def test_auto_is_bf16_only_where_the_card_allows_it(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : avx512f amx_bf16 amx_tile")
+    assert resolve_precision("auto", "cpu", passed=("fp32", "bf16")) == "bf16"
+    assert resolve_precision("auto", "cpu", passed=("fp32",)) == "fp32"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
