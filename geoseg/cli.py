@@ -24,6 +24,7 @@ from geoseg.settings import (
     RunSettings,
     RuntimeName,
     SimplifyMethod,
+    Tta,
     VectorSettings,
 )
 
@@ -156,6 +157,13 @@ _scene_options = _options(
         default="none",
         show_default=True,
         help="Fit the scores to edges in the image: by a conditional random field, or a guided filter.",
+    ),
+    click.option(
+        "--tta",
+        type=click.Choice(get_args(Tta)),
+        default="none",
+        show_default=True,
+        help="Average the scores of each tile turned and mirrored, in all eight ways; takes eight times as long.",
     ),
     _device_options,
 )
@@ -545,7 +553,7 @@ def _vector_settings(options: dict[str, Any]) -> VectorSettings:
 
 def _run_settings(options: dict[str, Any]) -> RunSettings:
     return RunSettings(
-        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine")},
+        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine", "tta")},
         **{name: options[name] for name in ("device", "runtime", "precision")},
         models=options["models"] or None,
         bounds=options["bbox"],

@@ -18,6 +18,7 @@ __all__ = [
     "RunSettings",
     "RuntimeName",
     "SimplifyMethod",
+    "Tta",
     "VectorSettings",
     "require_layer_names",
 ]
@@ -27,6 +28,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
 RuntimeName = Literal["auto", "torch", "openvino", "onnx"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
+Tta = Literal["none", "d4"]
 
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
 
@@ -133,6 +135,7 @@ class RunSettings:
         bounds: (west, south, east, north) in degrees; ``None`` is the whole scene.
         halo: pixels around a tile's core; ``None`` is the card's.
         refine: how scores are brought to the edges in the image before classes are decided.
+        tta: test-time augmentation: ``d4`` averages scores over the eight ways to turn and mirror a tile.
         device: where the models run.
         runtime: what runs their networks; ``auto`` is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX
             files, else torch.
@@ -148,6 +151,7 @@ class RunSettings:
     bounds: tuple[float, float, float, float] | None = None
     halo: int | None = None
     refine: Refinement = "none"
+    tta: Tta = "none"
     device: Device = "auto"
     runtime: RuntimeName = "auto"
     precision: Precision = "auto"
@@ -176,6 +180,7 @@ class RunSettings:
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
         _require_one_of("refine", self.refine, Refinement)
+        _require_one_of("tta", self.tta, Tta)
         _require_one_of("device", self.device, Device)
         _require_one_of("runtime", self.runtime, RuntimeName)
         _require_one_of("precision", self.precision, Precision)

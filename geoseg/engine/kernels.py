@@ -23,7 +23,7 @@ from geoseg.models.card import Card, InputType
 from geoseg.models.runtimes import Resolved, Runtime, open_runtime
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.settings import Refinement, SimplifyMethod
+from geoseg.settings import Refinement, SimplifyMethod, Tta
 from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
@@ -93,6 +93,7 @@ class PredictJob:
         lattice: of the passes.
         device: resolved.
         refine: how scores are refined.
+        tta: views of a tile whose scores are averaged.
         shares: of the passes.
     """
 
@@ -104,6 +105,7 @@ class PredictJob:
     lattice: Lattice
     device: Literal["cpu", "cuda"]
     refine: Refinement
+    tta: Tta
     shares: tuple[PredictShare, ...]
 
     def lacking(self, chunk: Chunk) -> list[PredictShare]:
@@ -112,17 +114,8 @@ class PredictJob:
 
 
 @lru_cache(maxsize=8)
-def _runtime(
-    model: Path,
-    digest: str,
-    runtime: Resolved,
-    device: Literal["cpu", "cuda"],
-    precision: Literal["fp32", "bf16"],
-    halo: int,
-    refine: Refinement,
-    thresholds: tuple[float, ...] | None,
-) -> tuple[Card, Runtime]:
-    """The model, loaded once per process.
+def _runtime(model: Path, digest: str, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
+    """The model, loaded once per process; ``how`` are the arguments of ``open_runtime``, by name.
 
     Raises:
         ModelError: the file is not the model that the run was planned with.
@@ -130,29 +123,20 @@ def _runtime(
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    infer = open_runtime(
-        card,
-        runtime=runtime,
-        device=device,
-        precision=precision,
-        halo=halo,
-        refine=refine,
-        thresholds=thresholds,
-    )
-    return card, infer
+    return card, open_runtime(card, **dict(how))
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
-    card, infer = _runtime(
-        share.model,
-        share.model_digest,
-        share.runtime,
-        job.device,
-        share.precision,
-        job.lattice.halo,
-        job.refine,
-        share.thresholds,
-    )
+    how = {
+        "runtime": share.runtime,
+        "device": job.device,
+        "precision": share.precision,
+        "halo": job.lattice.halo,
+        "refine": job.refine,
+        "tta": job.tta,
+        "thresholds": share.thresholds,
+    }
+    card, infer = _runtime(share.model, share.model_digest, tuple(how.items()))
     return Network(infer, infer.batch, fill_of(card))
 
 

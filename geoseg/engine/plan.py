@@ -171,6 +171,7 @@ class Plan:
             "gsd_m": {part.name: round(part.grid.gsd_m, 9) for part in self.passes},
             "halo": {part.name: part.lattice.halo for part in self.passes},
             "refine": settings.refine,
+            "tta": settings.tta,
             "device": self.device,
             "runtime": {part.name: part.runtime for part in self.passes},
             "precision": {part.name: part.precision for part in self.passes},
@@ -305,6 +306,7 @@ def seconds_per_tile(plan: Plan, part: Pass) -> float:
         precision=part.precision,
         halo=part.lattice.halo,
         refine=plan.settings.refine,
+        tta=plan.settings.tta,
         thresholds=part.thresholds,
     )
     side = part.lattice.tile_size

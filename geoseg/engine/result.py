@@ -41,6 +41,7 @@ class PassSummary:
         runtime: what ran it.
         precision: of its arithmetic.
         refine: how its scores were refined.
+        tta: the views over which they were averaged.
         lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
         valid_pixels: of its mask.
         mask: file name of its mask.
@@ -53,6 +54,7 @@ class PassSummary:
     runtime: str
     precision: str
     refine: str
+    tta: str
     lattice: Mapping[str, int]
     valid_pixels: int
     mask: str

@@ -301,6 +301,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         lattice=shown.lattice,
         device=plan.device,
         refine=plan.settings.refine,
+        tta=plan.settings.tta,
         shares=tuple(
             kernels.PredictShare(
                 model=part.card.path,
@@ -559,6 +560,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         runtime=part.runtime,
         precision=part.precision,
         refine=plan.settings.refine,
+        tta=plan.settings.tta,
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
         mask=_mask_name(plan, part),

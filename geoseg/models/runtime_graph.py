@@ -21,7 +21,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.runtime_torch import Labeller, load_network, settle
-from geoseg.settings import Refinement
+from geoseg.settings import Refinement, Tta
 
 __all__ = ["Compile", "Engine", "GraphRuntime"]
 
@@ -44,25 +44,34 @@ class GraphRuntime:
         batch: tiles per call, unless an ONNX file says otherwise.
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
+        tta: views of a tile whose scores are averaged.
 
     Raises:
         ModelError: a network that does not fit its card, or that the engine cannot run.
     """
 
     def __init__(
-        self, card: Card, compile_graph: Compile, *, batch: int, halo: int, refine: Refinement = "none"
+        self,
+        card: Card,
+        compile_graph: Compile,
+        *,
+        batch: int,
+        halo: int,
+        refine: Refinement = "none",
+        tta: Tta = "none",
     ) -> None:
         settle("cpu")  # whatever device the engine has, what is left of the work is done here
         self._card = card
         self.batch = batch
         self._kind: Any = np.float32
-        labeller = partial(Labeller, card, device=torch.device("cpu"), dtype=torch.float32, halo=halo, refine=refine)
+        cpu = torch.device("cpu")
+        labeller = partial(Labeller, card, device=cpu, dtype=torch.float32, halo=halo, refine=refine, tta=tta)
         self._label: Labeller | None = labeller(self._run_network)
         if card.is_onnx:
             graph, self.batch, self._kind = _read(card, batch)
         else:
             network = load_network(card).eval()
-            if refine == "none":
+            if refine == "none" and tta == "none":
                 self._label = None
             graph = _export(labeller(network) if self._label is None else network, network, card)
         try:

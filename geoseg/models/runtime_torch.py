@@ -14,12 +14,16 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
-from geoseg.settings import Refinement
+from geoseg.settings import Refinement, Tta
 
 __all__ = ["ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
 
 _CUDA_BATCH = 8
 _LEAST_SCORE = 1e-7
+_VIEWS: dict[Tta, tuple[tuple[int, bool], ...]] = {  # quarter turns, after being mirrored or not
+    "none": ((0, False),),
+    "d4": tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
+}
 
 
 class Labeller(nn.Module):
@@ -32,6 +36,7 @@ class Labeller(nn.Module):
         dtype: of the inputs.
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
+        tta: views of a tile whose scores are averaged.
     """
 
     def __init__(
@@ -43,10 +48,13 @@ class Labeller(nn.Module):
         dtype: torch.dtype,
         halo: int,
         refine: Refinement,
+        tta: Tta,
     ) -> None:
         super().__init__()
         self._network = network
-        self._undo = {"sigmoid": _logit, "softmax": _log}[card.activation] if card.output == "scores" else None
+        self._views = _VIEWS[tta]
+        self._gives_scores = card.output == "scores"
+        self._activate, self._undo = {"sigmoid": (torch.sigmoid, _logit), "softmax": (_softmax, _log)}[card.activation]
         self._dtype = dtype
         self._decision = Decision(card, device, halo, refine)
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
@@ -59,11 +67,27 @@ class Labeller(nn.Module):
             pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
         inputs = (pixels - self._mean) / self._std
         picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-        logits = self._network(inputs.to(self._dtype))
-        if self._undo is not None:
-            logits = self._undo(logits.float())
-        mask, confidence = self._decision(logits, picture)
+        mask, confidence = self._decision(self._look(inputs.to(self._dtype)), picture)
         return mask, confidence
+
+    def _look(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (N, planes, T, T) of inputs; of several views, those of their mean scores."""
+        if len(self._views) == 1:
+            logits = self._network(inputs)
+            return self._undo(logits.float()) if self._gives_scores else logits
+        total = None
+        for turns, mirrored in self._views:
+            view = torch.rot90(inputs.flip(3) if mirrored else inputs, turns, (2, 3))
+            found = self._network(view.contiguous()).float()
+            scores = torch.rot90(found if self._gives_scores else self._activate(found), -turns, (2, 3))
+            scores = scores.flip(3) if mirrored else scores
+            total = scores if total is None else total + scores
+        assert total is not None  # noqa: S101 - there are views
+        return self._undo(total / len(self._views))
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(dim=1)
 
 
 def _logit(scores: torch.Tensor) -> torch.Tensor:
@@ -85,13 +109,14 @@ class TorchRuntime:
         precision: Literal["fp32", "bf16"],
         halo: int,
         refine: Refinement = "none",
+        tta: Tta = "none",
     ) -> None:
         settle(device)
         self.batch = _CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         network = load_network(card).eval().to(self._device, dtype).to(memory_format=torch.channels_last)
-        self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine)
+        self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine, tta=tta)
 
     def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import SettingsError
 from geoseg.models.card import Card
-from geoseg.settings import Device, Precision, Refinement, RuntimeName
+from geoseg.settings import Device, Precision, Refinement, RuntimeName, Tta
 
 __all__ = [
     "Resolved",
@@ -201,6 +201,7 @@ def open_runtime(
     precision: Literal["fp32", "bf16"],
     halo: int,
     refine: Refinement = "none",
+    tta: Tta = "none",
     thresholds: tuple[float, ...] | None = None,
 ) -> Runtime:
     """Loads a model.
@@ -212,6 +213,7 @@ def open_runtime(
         precision: of a network, resolved, see :func:`resolve_precision`.
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision, see ``geoseg.stages.refine``.
+        tta: views of a tile whose scores a network's are averaged over; segmenters without weights see pixels alone.
         thresholds: of the scene, for segmenters that need them, see ``geoseg.models.classical.scene_thresholds``.
 
     Raises:
@@ -224,15 +226,16 @@ def open_runtime(
 
         if card.weights is None:
             return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds)
-        return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine)
+        return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine, tta=tta)
     from geoseg.models.runtime_graph import GraphRuntime
 
     if runtime == "openvino":
         from geoseg.models import runtime_openvino
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
-        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine)
+        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta)
     from geoseg.models import runtime_onnx
 
     compile_graph = partial(runtime_onnx.compile_graph, device=device)
-    return GraphRuntime(card, compile_graph, batch=_CUDA_BATCH if device == "cuda" else 1, halo=halo, refine=refine)
+    batch = _CUDA_BATCH if device == "cuda" else 1
+    return GraphRuntime(card, compile_graph, batch=batch, halo=halo, refine=refine, tta=tta)

@@ -17,16 +17,20 @@ needs_extras = pytest.mark.skipif(
 
 
 @needs_extras
-@pytest.mark.parametrize("runtime", ["torch", "openvino", "onnx"])
-def test_any_chunks_give_the_same_bytes(geoseg, land, small_card, tmp_path, runtime):
+@pytest.mark.parametrize(
+    ("runtime", "tta"), [("torch", "none"), ("openvino", "none"), ("onnx", "none"), ("openvino", "d4")]
+)
+def test_any_chunks_give_the_same_bytes(geoseg, land, small_card, tmp_path, runtime, tta):
     found = []
     for chunk in (64, 200):
         folder = tmp_path / str(chunk)
         how = ("--model", small_card, "--serial", "--quiet", "--min-area", 0, "--chunk", chunk, "--runtime", runtime)
+        how += ("--tta", tta)
         assert geoseg("run", land, "-o", folder, *how) == (0, "", "")
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         assert [part["runtime"] for part in record["passes"]] == [runtime]
-        assert record["settings"]["runtime"] == runtime
+        assert [part["tta"] for part in record["passes"]] == [tta]
+        assert (record["settings"]["runtime"], record["settings"]["tta"]) == (runtime, tta)
         files = sorted(folder.glob("*.geojson")) + sorted(folder.glob("*.tif"))
         found.append({path.name: path.read_bytes() for path in files})
     assert "mask.tif" in found[0]

@@ -121,6 +121,15 @@ def test_scores_are_refined_alike(soft_card, deep_tiles):
     assert agree(open_runtime(soft_card, runtime="openvino", refine="guided", **how)(deep_tiles[:1]), expected)
 
 
+def test_views_are_averaged_alike(soft_card, deep_tiles):
+    how = {"device": "cpu", "precision": "fp32", "halo": 32}
+    plain, expected = (
+        open_runtime(soft_card, runtime="torch", tta=tta, **how)(deep_tiles[:1]) for tta in ("none", "d4")
+    )
+    assert (expected[0] != plain[0]).any()
+    assert agree(open_runtime(soft_card, runtime="onnx", tta="d4", **how)(deep_tiles[:1]), expected)
+
+
 @pytest.mark.parametrize("runtime", GRAPHS)
 def test_one_tile_or_two_at_a_time_are_the_same(soft_card, deep_tiles, runtime):
     from geoseg.models import runtime_onnx, runtime_openvino

@@ -167,6 +167,26 @@ def test_weights_of_another_card_are_refused(card):
         runtime(replace(card, stride=16))
 
 
+def test_views_are_turned_and_mirrored_and_averaged(card, tiles):
+    plain, averaged = runtime(card), runtime(card, tta="d4")
+    network = load_network(card).eval()
+    mean, std = (np.array(values).reshape(1, -1, 1, 1) for values in (card.mean, card.std))
+    inputs, total = (tiles - mean) / std, 0.0
+    for mirrored in (False, True):
+        for turns in range(4):
+            view = np.rot90(inputs[..., ::-1] if mirrored else inputs, turns, (2, 3))
+            with torch.inference_mode():
+                scores = torch.sigmoid(network(torch.from_numpy(view.copy()).float())).numpy()
+            back = np.rot90(scores, -turns, (2, 3))
+            total = total + (back[..., ::-1] if mirrored else back)
+    scores = (total / 8)[..., 32:-32, 32:-32]
+    codes = np.array([entry.code for entry in card.classes])
+    expected = np.where(scores.max(1) >= 0.5, codes[scores.argmax(1)], 0)
+    found, _ = averaged(tiles)
+    assert (found == expected).mean() > 0.9999
+    assert (found != plain(tiles)[0]).mean() > 0.001
+
+
 def test_choices_are_resolved():
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") in {"cpu", "cuda"}

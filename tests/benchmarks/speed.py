@@ -1,0 +1,144 @@
+"""A run against its model alone, and against a plain tile loop: ``python tests/benchmarks/speed.py [--side 10240]``
+
+All of one scene, made of the sample, mirrored over and over, and all in one go on the CPU:
+
+**model alone**
+    The run's own tiles through its own runtime, by as many processes at once as the run has workers, pixels in memory.
+    Some tiles of each before the run and as many after it, scaled to all: a busy machine troubles both alike.
+**geoseg run**
+    The command, from start to the last file.
+**plain loop**
+    What most scripts do: the same network in torch as it comes (fp32, all cores), tiles of 512 px that overlap by a
+    quarter, four at a time, read, predicted and added to the scores of the whole scene in memory one after the other.
+    ``--share`` of its rows of tiles are done, and scaled.
+
+Prints the ratios of issue and README; memory is of the largest process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+import geoseg
+
+SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
+TILE, STEP, BATCH = 512, 384, 4
+
+
+def make_scene(path: Path, side: int) -> None:
+    """The sample, mirrored at its edges until it is wide and high enough."""
+    with rasterio.open(SAMPLE) as sample:
+        pixels, profile = sample.read([1, 2, 3]), sample.profile
+    rows, cols = (np.pad(np.arange(size), (0, side - size), mode="symmetric") for size in pixels.shape[1:])
+    profile |= {"width": side, "height": side, "count": 3, "tiled": True, "blockxsize": 512, "blockysize": 512}
+    with rasterio.open(path, "w", **profile) as raster:
+        for top in range(0, side, 512):
+            band = pixels[:, rows[top : top + 512]][:, :, cols]
+            raster.write(band, window=Window(0, top, side, band.shape[1]))
+
+
+def forward(how: dict[str, Any], model: str, side: int, count: int) -> float:
+    """Seconds of some tiles in one process, after a first one."""
+    from geoseg.models import zoo
+    from geoseg.models.runtimes import open_runtime
+
+    infer = open_runtime(zoo.load(model), **how)
+    with rasterio.open(SAMPLE) as sample:
+        pixels = sample.read([1, 2, 3])
+    gaps = [(0, 0), *((0, max(0, side - size)) for size in pixels.shape[1:])]
+    tile = np.ascontiguousarray(np.pad(pixels, gaps, mode="symmetric")[:, :side, :side])
+    tiles = np.stack([tile] * infer.batch)
+    infer(tiles)
+    start = time.perf_counter()
+    for _ in range(count):
+        infer(tiles)
+    return (time.perf_counter() - start) / infer.batch
+
+
+def model_alone(how: dict[str, Any], model: str, side: int, workers: int, count: int) -> float:
+    """Seconds per tile when all workers are busy."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        seconds = list(pool.map(forward, [how] * workers, [model] * workers, [side] * workers, [count] * workers))
+    return sum(seconds) / workers / count / workers
+
+
+def plain_loop(path: Path, model: str, share: float) -> float:
+    """Seconds of the plain loop over all of a scene."""
+    import torch
+
+    from geoseg.models import zoo
+    from geoseg.models.runtime_torch import load_network
+
+    card = zoo.load(model)
+    network = load_network(card).eval()
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
+    start = time.perf_counter()
+    with rasterio.open(path) as raster, torch.inference_mode():
+        side = raster.width
+        places = range(0, side - TILE + STEP, STEP)
+        rows = max(1, round(share * len(places)))
+        total = np.zeros((card.planes, min(side, rows * STEP + TILE), side), np.float32)
+        times = np.zeros(total.shape[1:], np.float32)
+        corners = [(min(row, side - TILE), min(col, side - TILE)) for row in places[:rows] for col in places]
+        for first in range(0, len(corners), BATCH):
+            some = corners[first : first + BATCH]
+            tiles = np.stack([raster.read(window=Window(col, row, TILE, TILE)) for row, col in some])
+            scores = torch.sigmoid(network((torch.from_numpy(tiles).float() - mean) / std)).numpy()
+            for (row, col), plane in zip(some, scores, strict=True):
+                total[:, row : row + TILE, col : col + TILE] += plane
+                times[row : row + TILE, col : col + TILE] += 1
+        total /= times
+        np.where(total.max(0) >= 0.5, total.argmax(0) + 1, 0).astype(np.uint8)
+    return (time.perf_counter() - start) * len(places) / rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=10_240)
+    parser.add_argument("--model", default="town")
+    parser.add_argument("--share", type=float, default=0.25, help="of the plain loop that is done")
+    parser.add_argument("--tiles", type=int, default=6, help="of the model alone, in each process, before and after")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scene = folder / "scene.tif"
+        make_scene(scene, options.side)
+        plan = geoseg.make_plan(str(scene), geoseg.RunSettings(models=(options.model,)))
+        [part] = plan.passes
+        how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision, "halo": part.lattice.halo}
+        alone = (how, options.model, part.lattice.tile_size, plan.workers, options.tiles)
+        before = model_alone(*alone)
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "geoseg", "run", str(scene), "-o", str(folder / "layers"), "--quiet"]
+        subprocess.run([*command, "--model", options.model], check=True)
+        wall = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
+        per_tile = (before + model_alone(*alone)) / 2
+        record = json.loads((folder / "layers" / "run.json").read_text(encoding="utf-8"))
+        plain = plain_loop(scene, options.model, options.share)
+    model = per_tile * part.tiles
+    area = options.side**2 / 1e6
+    print(f"{options.side} x {options.side} px, {options.model} in {part.runtime} {part.precision}, ", end="")
+    print(f"{plan.workers} workers, tiles of {part.lattice.tile_size} px, halo {part.lattice.halo}")
+    print(f"model alone  {model:8.1f} s  {area / model:6.2f} Mpx/s")
+    print(f"geoseg run   {wall:8.1f} s  {area / wall:6.2f} Mpx/s  {wall / model:.3f} x the model alone  {peak:.2f} GiB")
+    print("             " + ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in record["stages"]))
+    print(f"plain loop   {plain:8.1f} s  {area / plain:6.2f} Mpx/s  {plain / wall:.2f} x geoseg run")
+
+
+if __name__ == "__main__":
+    main()
