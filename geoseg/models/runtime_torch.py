@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from geoseg.errors import ModelError
-from geoseg.models.card import Card
+from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
 from geoseg.settings import Refinement, Tta
@@ -20,6 +20,7 @@ __all__ = ["ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "sett
 
 _CUDA_BATCH = 8
 _LEAST_SCORE = 1e-7
+_Plane: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 _VIEWS: dict[Tta, tuple[tuple[int, bool], ...]] = {  # quarter turns, after being mirrored or not
     "none": ((0, False),),
     "d4": tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4)),
@@ -54,7 +55,7 @@ class Labeller(nn.Module):
         self._network = network
         self._views = _VIEWS[tta]
         self._gives_scores = card.output == "scores"
-        self._activate, self._undo = {"sigmoid": (torch.sigmoid, _logit), "softmax": (_softmax, _log)}[card.activation]
+        self._activate, self._undo = _ACTIVATIONS[card.activation]
         self._dtype = dtype
         self._decision = Decision(card, device, halo, refine)
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
@@ -96,6 +97,13 @@ def _logit(scores: torch.Tensor) -> torch.Tensor:
 
 def _log(scores: torch.Tensor) -> torch.Tensor:
     return scores.clamp_min(_LEAST_SCORE).log()
+
+
+_ACTIVATIONS: dict[Activation, tuple[_Plane, _Plane]] = {
+    "sigmoid": (torch.sigmoid, _logit),
+    "softmax": (_softmax, _log),
+}
+"""what gives scores, and the way back"""
 
 
 class TorchRuntime:
