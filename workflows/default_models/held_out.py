@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import rasterio
@@ -69,7 +69,7 @@ from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.resample import area_taps, resample
 from geoseg.scene import Scene
-from geoseg.settings import EvaluationSettings, Execution, RunSettings, VectorSettings
+from geoseg.settings import EvaluationSettings, Execution, RunSettings, RuntimeName, Tta, VectorSettings
 
 CODES = {"water": 1, "road": 2, "field": 3, "parking": 4, "vehicle": 5}
 LAKES = ("20090818", "20170827", "20180716")
@@ -349,6 +349,7 @@ class Bench:
         cards: that may be chosen from.
         given: card of a class, where the caller said so.
         folder: where everything goes.
+        settings: of runs.
         pictures: of each set and GSD, as they are judged.
         results: of each run, by (set, GSD, image, card).
         variants: cards by (card, tile).
@@ -359,6 +360,7 @@ class Bench:
     cards: Sequence[Card]
     given: Mapping[str, Card]
     folder: Path
+    settings: RunSettings = RunSettings()
     pictures: dict[tuple[str, float], list[Picture]] = dataclasses.field(default_factory=dict)
     results: dict[tuple[str, float, str, Path], Result] = dataclasses.field(default_factory=dict)
     variants: dict[tuple[Path, int], Path] = dataclasses.field(default_factory=dict)
@@ -405,7 +407,8 @@ class Bench:
             vector = VectorSettings(formats=("parquet",))
             if row.source == "vehicles_kit":
                 vector = dataclasses.replace(vector, min_area_m2=VEHICLE_AREA_M2)
-            settings = RunSettings(models=(str(self._variant(card, cheapest_tile(card, rows, cols))),), vector=vector)
+            variant = str(self._variant(card, cheapest_tile(card, rows, cols)))
+            settings = dataclasses.replace(self.settings, models=(variant,), vector=vector)
             self.results[key] = geoseg.run(scene, place, settings=settings, execution=Execution(serial=True))
         return self.results[key]
 
@@ -640,6 +643,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("data", type=Path)
     automatic = [card.name for card in zoo.automatic()]
     parser.add_argument("--models", nargs="+", default=automatic, metavar="[CLASS=]MODEL")
+    parser.add_argument("--runtime", choices=get_args(RuntimeName), default="auto", help="as of a run")
+    parser.add_argument("--tta", choices=get_args(Tta), default="none", help="as of a run")
     parser.add_argument("--part", choices=("test", "valid"), default="test")
     parser.add_argument("--rows", nargs="+", help="rows by set, class, GSD or metric; a+b are rows with both")
     parser.add_argument("--json", type=Path, help="where the rows go, as the cards take them")
@@ -654,7 +659,9 @@ def main(arguments: Sequence[str]) -> None:
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            lines = evaluate(Bench(options.data, options.part, cards, given, Path(folder)), rows, options.pictures)
+            settings = RunSettings(runtime=options.runtime, tta=options.tta)
+            bench = Bench(options.data, options.part, cards, given, Path(folder), settings)
+            lines = evaluate(bench, rows, options.pictures)
     except (GeosegError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print(table(lines))
