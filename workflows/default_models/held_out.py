@@ -360,7 +360,7 @@ class Bench:
     cards: Sequence[Card]
     given: Mapping[str, Card]
     folder: Path
-    settings: RunSettings = RunSettings()
+    settings: RunSettings
     pictures: dict[tuple[str, float], list[Picture]] = dataclasses.field(default_factory=dict)
     results: dict[tuple[str, float, str, Path], Result] = dataclasses.field(default_factory=dict)
     variants: dict[tuple[Path, int], Path] = dataclasses.field(default_factory=dict)
