@@ -180,7 +180,7 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
         rows.append(("read once for", "; ".join(shared)))
     rows += [
         *([("refined by", plan.settings.refine)] if plan.settings.refine != "none" else []),
-        *([("averaged over", f"{plan.settings.tta}, eight views of each tile")] if plan.settings.tta != "none" else []),
+        *([("averaged over", "eight views of each tile")] if any(part.tta != "none" for part in plan.passes) else []),
         ("runs on", f"{plan.device}, {who}"),
         ("memory", f"about {_bytes(plan.worker_bytes)} for each worker"),
         ("disk", f"at most {_bytes(plan.disk_bytes)} and the layers"),

@@ -288,8 +288,17 @@ def _count(
     whole_card = replace(card, tile=whole_px, halo=margin)  # a runtime is made for tiles of one size
     part = plan.passes[0]
     how: Any = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
-    at_once, cut = open_runtime(whole_card, **how, halo=margin), open_runtime(card, **how, halo=0)
-    whole_network, tile_network = Network(at_once, 1, fill_of(card)), Network(cut, cut.batch, fill_of(card))
+    cut = open_runtime(card, **how, halo=0)
+    try:
+        at_once = open_runtime(whole_card, **how, halo=margin)
+    except ModelError:
+        if not card.is_onnx:
+            raise
+        raise ModelError(
+            f"the network {card.weights} of model {card.name} takes tiles of {card.tile} px alone, so there is no "
+            "whole image to compare them with; export it with free rows and columns"
+        ) from None
+    whole_network, tile_network = Network(at_once, at_once.batch, fill_of(card)), Network(cut, cut.batch, fill_of(card))
     shifts = cuttings(card.tile, card.stride, _CUTTINGS)
     placed = [[outer for by in shifts for outer in tiles_over(look.window, card.tile, by)] for look in looks]
     total = sum(whole_px**2 + len(outers) * card.tile**2 for outers in placed)

@@ -68,6 +68,7 @@ class PredictShare:
         model_digest: the card's digest, as the run was planned with it.
         runtime: resolved.
         precision: resolved.
+        tta: views of a tile whose scores are averaged.
         thresholds: of the scene, for models that need them.
         store: where mask and confidence go.
     """
@@ -76,6 +77,7 @@ class PredictShare:
     model_digest: str
     runtime: Resolved
     precision: Literal["fp32", "bf16"]
+    tta: Tta
     thresholds: tuple[float, ...] | None
     store: Store
 
@@ -93,7 +95,6 @@ class PredictJob:
         lattice: of the passes.
         device: resolved.
         refine: how scores are refined.
-        tta: views of a tile whose scores are averaged.
         shares: of the passes.
     """
 
@@ -105,7 +106,6 @@ class PredictJob:
     lattice: Lattice
     device: Literal["cpu", "cuda"]
     refine: Refinement
-    tta: Tta
     shares: tuple[PredictShare, ...]
 
     def lacking(self, chunk: Chunk) -> list[PredictShare]:
@@ -133,7 +133,7 @@ def _network(job: PredictJob, share: PredictShare) -> Network:
         "precision": share.precision,
         "halo": job.lattice.halo,
         "refine": job.refine,
-        "tta": job.tta,
+        "tta": share.tta,
         "thresholds": share.thresholds,
     }
     card, infer = _runtime(share.model, share.model_digest, tuple(how.items()))

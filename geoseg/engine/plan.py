@@ -19,7 +19,7 @@ from geoseg.models.card import Card
 from geoseg.models.classical import scene_thresholds
 from geoseg.models.runtimes import Resolved, open_runtime, resolve_device, resolve_precision, resolve_runtime
 from geoseg.scene import Scene
-from geoseg.settings import Execution, RunSettings, VectorSettings
+from geoseg.settings import Execution, RunSettings, Tta, VectorSettings
 from geoseg.stages.predict import converter
 from geoseg.stages.refine import reach_px
 
@@ -48,6 +48,7 @@ class Pass:
         vector: what shapes its layers, with the model's boundaries and the resolved tolerance.
         runtime: what runs the model.
         precision: of its arithmetic.
+        tta: views of a tile that it sees; a segmenter without weights decides by pixels alone.
     """
 
     card: Card
@@ -61,6 +62,7 @@ class Pass:
     vector: VectorSettings
     runtime: Resolved
     precision: Literal["fp32", "bf16"]
+    tta: Tta
 
     @property
     def name(self) -> str:
@@ -91,7 +93,7 @@ class Pass:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimated memory that it takes of one CPU worker, bytes: a network's activations, its chunk."""
+        """Estimated memory that it takes of one CPU worker, bytes: a network's activations for one tile, its chunk."""
         per_pixel = _BYTES_PER_TILE_PIXEL[self.runtime] * _OF_FP32[self.precision]
         return int(self.lattice.tile_size**2 * per_pixel) + 24 * min(self.lattice.chunk**2, self.pixels)
 
@@ -171,7 +173,7 @@ class Plan:
             "gsd_m": {part.name: round(part.grid.gsd_m, 9) for part in self.passes},
             "halo": {part.name: part.lattice.halo for part in self.passes},
             "refine": settings.refine,
-            "tta": settings.tta,
+            "tta": {part.name: part.tta for part in self.passes},
             "device": self.device,
             "runtime": {part.name: part.runtime for part in self.passes},
             "precision": {part.name: part.precision for part in self.passes},
@@ -196,7 +198,8 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     """
     scene = Scene.open(path)
     choices, notes = choose_models(scene, settings)
-    device = resolve_device(settings.device, settings.runtime)
+    any_file = settings.runtime == "auto" and any(choice.card.is_onnx for choice in choices)
+    device = resolve_device(settings.device, "onnx" if any_file else settings.runtime)
     asked = execution or Execution()
     passes, fits = zip(*(_make_pass(choice, settings, asked, device) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
@@ -247,6 +250,7 @@ def _make_pass(
         ),
         runtime=runtime,
         precision=precision,
+        tta="none" if card.weights is None else settings.tta,
     )
     return part, (fitted, workers)
 
@@ -306,7 +310,7 @@ def seconds_per_tile(plan: Plan, part: Pass) -> float:
         precision=part.precision,
         halo=part.lattice.halo,
         refine=plan.settings.refine,
-        tta=plan.settings.tta,
+        tta=part.tta,
         thresholds=part.thresholds,
     )
     side = part.lattice.tile_size

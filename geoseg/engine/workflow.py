@@ -39,6 +39,7 @@ from geoseg.export.cog import write_cog
 from geoseg.export.rows import Layer, read_layers, write_rows
 from geoseg.export.vectors import check_formats, write_layers
 from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.models.runtimes import packages_of
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 from geoseg.stages.instances import Merge, merge_faces
@@ -132,7 +133,8 @@ def run(
             files=tuple(path.name for path in files),
             executor=executor.name,
         )
-        output.finish(result, _facts(asdict(settings), plan.execution, worker_bytes))
+        packages = [name for part in plan.passes for name in packages_of(part.runtime)]
+        output.finish(result, _facts(asdict(settings), plan.execution, worker_bytes, packages))
     return result
 
 
@@ -301,13 +303,13 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         lattice=shown.lattice,
         device=plan.device,
         refine=plan.settings.refine,
-        tta=plan.settings.tta,
         shares=tuple(
             kernels.PredictShare(
                 model=part.card.path,
                 model_digest=part.card.digest,
                 runtime=part.runtime,
                 precision=part.precision,
+                tta=part.tta,
                 thresholds=part.thresholds,
                 store=stores[part.name],
             )
@@ -560,7 +562,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         runtime=part.runtime,
         precision=part.precision,
         refine=plan.settings.refine,
-        tta=plan.settings.tta,
+        tta=part.tta,
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
         mask=_mask_name(plan, part),
@@ -587,12 +589,14 @@ def _share(area_m2: float, ground_m2: float) -> float | None:
     return round(area_m2 / ground_m2, 6) if ground_m2 else 0.0
 
 
-def _facts(settings: Mapping[str, Any], execution: Execution, worker_bytes: int) -> dict[str, Any]:
+def _facts(
+    settings: Mapping[str, Any], execution: Execution, worker_bytes: int, packages: Sequence[str] = ()
+) -> dict[str, Any]:
     """What ``run.json`` tells beyond the result."""
     return {
         "settings": dict(settings),
         "execution": asdict(execution),
         "peak_memory_bytes": {"worker": worker_bytes, "driver": peak_bytes()},
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        | {name: importlib.metadata.version(name) for name in dict.fromkeys((*_PACKAGES, *packages))},
     }

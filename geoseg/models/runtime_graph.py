@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -74,24 +75,33 @@ class GraphRuntime:
             if refine == "none" and tta == "none":
                 self._label = None
             graph = _export(labeller(network) if self._label is None else network, network, card)
-        try:
+        with self._told():
             self._engine = compile_graph(graph, (self.batch, card.channels, card.tile, card.tile))
-        except RuntimeError as error:
-            raise ModelError(
-                f"model {card.name} does not run here: {' '.join(str(error).split())[:200]}; choose another --runtime"
-            ) from None
 
     def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""
         if self._label is None:
-            mask, confidence = self._engine(tiles)
+            with self._told():
+                mask, confidence = self._engine(tiles)
             return mask, confidence
         with torch.inference_mode():
             codes, sure = self._label(torch.from_numpy(tiles))
             return codes.numpy(), sure.numpy()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Makes an engine's errors the model's."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ModelError(
+                f"model {self._card.name} does not run here: {' '.join(str(error).split())[:200]}; choose another "
+                "--runtime"
+            ) from None
+
     def _run_network(self, inputs: torch.Tensor) -> torch.Tensor:
-        logits = self._engine(inputs.numpy().astype(self._kind, copy=False))[0]
+        with self._told():
+            logits = self._engine(inputs.numpy().astype(self._kind, copy=False))[0]
         card = self._card
         expected = (self.batch, card.planes, card.tile, card.tile)
         if logits.shape != expected:
@@ -171,6 +181,8 @@ def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:
         model = onnx.load_model_from_string(graph)
     except DecodeError:
         raise ModelError(f"{card.weights_path} cannot be read as an ONNX file; fetch or export it again") from None
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError(f"{card.weights_path} keeps its weights in another file; export it with them inside")
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [entry.type.tensor_type for entry in model.graph.input if entry.name not in constants]
     sides = [[dim.dim_value for dim in entry.shape.dim] for entry in inputs]  # 0 is any
@@ -184,6 +196,12 @@ def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:
         raise ModelError(
             f"the network {card.weights} of model {card.name} takes {found}; by its card it should take one input of "
             f"{_sides(shape)} float32, float16 or uint8: correct tile and bands in the card"
+        )
+    plain = set(card.mean) == {0} and set(card.std) == {1} and card.dtype == "uint8"
+    if kind is np.uint8 and not plain:
+        raise ModelError(
+            f"the network {card.weights} of model {card.name} takes bytes as they are; its card should say uint8, mean "
+            "0 and deviation 1 for every band"
         )
     return graph, batch, kind
 

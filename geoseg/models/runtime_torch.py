@@ -16,9 +16,11 @@ from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
 from geoseg.settings import Refinement, Tta
 
-__all__ = ["ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
+__all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
 
-_CUDA_BATCH = 8
+CUDA_BATCH = 8
+"""tiles at once on a CUDA device"""
+
 _LEAST_SCORE = 1e-7
 _Plane: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 _VIEWS: dict[Tta, tuple[tuple[int, bool], ...]] = {  # quarter turns, after being mirrored or not
@@ -120,7 +122,7 @@ class TorchRuntime:
         tta: Tta = "none",
     ) -> None:
         settle(device)
-        self.batch = _CUDA_BATCH if device == "cuda" else 1
+        self.batch = CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         network = load_network(card).eval().to(self._device, dtype).to(memory_format=torch.channels_last)
@@ -150,7 +152,7 @@ class ClassicalRuntime:
         thresholds: tuple[float, ...] | None = None,
     ) -> None:
         settle(device)
-        self.batch = _CUDA_BATCH if device == "cuda" else 1
+        self.batch = CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
         self._decision = Decision(card, self._device, halo, refine)
         self._segment = Segmenter(card, thresholds)

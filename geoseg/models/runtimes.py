@@ -46,8 +46,7 @@ _PACKAGES: dict[Resolved, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx"),
     "onnx": ("onnxruntime", "onnx"),
 }
-_UNCONVERTED = {"dpt"}  # families of architectures with an operation that ONNX lacks
-_CUDA_BATCH = 8
+_UNCONVERTED = {"dpt", "pspnet", "upernet"}  # families whose pooling ONNX lacks, for some sizes or for all
 
 
 def resolve_device(device: Device, runtime: RuntimeName = "auto") -> Literal["cpu", "cuda"]:
@@ -62,6 +61,11 @@ def resolve_device(device: Device, runtime: RuntimeName = "auto") -> Literal["cp
         return "cpu"
     if device == "cpu" or (device == "auto" and not _has_nvidia_driver()):
         return "cpu"
+    if device == "auto" and runtime == "onnx" and not _missing("onnx"):
+        from geoseg.models.runtime_onnx import has_cuda
+
+        if not has_cuda():
+            return "cpu"
     import torch
 
     there = torch.cuda.is_available()
@@ -237,5 +241,7 @@ def open_runtime(
     from geoseg.models import runtime_onnx
 
     compile_graph = partial(runtime_onnx.compile_graph, device=device)
-    batch = _CUDA_BATCH if device == "cuda" else 1
+    from geoseg.models.runtime_torch import CUDA_BATCH
+
+    batch = CUDA_BATCH if device == "cuda" else 1
     return GraphRuntime(card, compile_graph, batch=batch, halo=halo, refine=refine, tta=tta)

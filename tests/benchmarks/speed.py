@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import subprocess
 import sys
 import tempfile
@@ -91,7 +90,7 @@ def plain_loop(path: Path, model: str, share: float) -> float:
         side = raster.width
         places = range(0, side - TILE + STEP, STEP)
         rows = max(1, round(share * len(places)))
-        total = np.zeros((card.planes, min(side, rows * STEP + TILE), side), np.float32)
+        total = np.zeros((card.planes, min(side, (rows - 1) * STEP + TILE), side), np.float32)
         times = np.zeros(total.shape[1:], np.float32)
         corners = [(min(row, side - TILE), min(col, side - TILE)) for row in places[:rows] for col in places]
         for first in range(0, len(corners), BATCH):
@@ -126,9 +125,9 @@ def main() -> None:
         command = [sys.executable, "-m", "geoseg", "run", str(scene), "-o", str(folder / "layers"), "--quiet"]
         subprocess.run([*command, "--model", options.model], check=True)
         wall = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
         per_tile = (before + model_alone(*alone)) / 2
         record = json.loads((folder / "layers" / "run.json").read_text(encoding="utf-8"))
+        peak = max(record["peak_memory_bytes"].values()) / 1024**3
         plain = plain_loop(scene, options.model, options.share)
     model = per_tile * part.tiles
     area = options.side**2 / 1e6
