@@ -1,8 +1,8 @@
 """Runs networks as ONNX graphs, which several engines take (floor 3).
 
 A network of geoseg's own becomes a graph in memory, together with its scaling and its decision: bytes in, bytes out.
-Where scores are refined by the image, and where the network is somebody's own ONNX file, the engine has the network
-alone, and what comes before and after it is torch's.
+Where scores are refined by the image or averaged over views, and where the network is somebody's own ONNX file, the
+engine has the network alone, and what comes before and after it is torch's.
 """
 
 from __future__ import annotations

@@ -239,9 +239,8 @@ def open_runtime(
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
         return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta)
     from geoseg.models import runtime_onnx
-
-    compile_graph = partial(runtime_onnx.compile_graph, device=device)
     from geoseg.models.runtime_torch import CUDA_BATCH
 
+    compile_graph = partial(runtime_onnx.compile_graph, device=device)
     batch = CUDA_BATCH if device == "cuda" else 1
     return GraphRuntime(card, compile_graph, batch=batch, halo=halo, refine=refine, tta=tta)

@@ -19,8 +19,7 @@ of the parts had been seen; nothing else was. Those stages averaged their weight
 
 More of the same does not help: 40 minutes more of landscape and 22 of town (``--learning-rate 3e-4 --average 0.998``,
 from these weights, averaged with them again) moved no held-out IoU, and no F1 of fields, by more than 0.02 up or down.
-It was left out on seeing that, though validation liked it a little better. What limits these models is what they are
-shown, and their size.
+It was left out on seeing that, though validation liked it a little better. Larger encoders were not tried.
 
 On a CPU, set these before Python starts. They keep freed memory instead of returning it to the system at every
 step, which trained 1.4 times as fast on two cores::
