@@ -21,16 +21,15 @@ class Decision:
 
     Args:
         card: of the model.
-        device: of the planes.
         halo: pixels cropped from each side.
         refine: how scores are refined by the image before the decision.
     """
 
-    def __init__(self, card: Card, device: torch.device, halo: int, refine: Refinement) -> None:
+    def __init__(self, card: Card, halo: int, refine: Refinement) -> None:
         self._halo = halo
         self._refine = refine
         self._sigmoid = card.activation == "sigmoid"
-        self._codes = torch.tensor([entry.code for entry in card.classes], dtype=torch.uint8, device=device)
+        self._codes = [(place, entry.code) for place, entry in enumerate(card.classes)]
         channel = {entry.code: place for place, entry in enumerate(card.classes)}
         odds = {entry.code: entry.odds for entry in card.classes}
         self._boundaries = [
@@ -69,9 +68,12 @@ class Decision:
         """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""
         if self._boundaries:
             logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
-        best, channel = logits.max(dim=1)
-        found = torch.ones_like(best, dtype=torch.bool) if self._exhaustive else best >= 0
-        mask = torch.where(found, self._codes[channel], torch.zeros_like(channel, dtype=torch.uint8))
+        best = logits.amax(dim=1)
+        mask = torch.zeros_like(best, dtype=torch.uint8)
+        for channel, code in reversed(self._codes):  # comparisons, since engines are slow at finding indexes
+            mask = mask.masked_fill(logits[:, channel] >= best, code)
+        if not self._exhaustive:
+            mask = mask.masked_fill(best < 0, 0)
         if self._sigmoid:
             sure = torch.sigmoid(best if self._exhaustive else best.abs())
         else:

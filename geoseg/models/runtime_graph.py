@@ -22,6 +22,7 @@ from torch import nn
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.runtime_torch import Labeller, load_network, settle
+from geoseg.models.upsampling import merge_upsampling
 from geoseg.settings import Refinement, Tta
 
 __all__ = ["Compile", "Engine", "GraphRuntime"]
@@ -46,6 +47,7 @@ class GraphRuntime:
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
         tta: views of a tile whose scores are averaged.
+        merges_upsampling: whether the engine is quicker with transposed convolutions, see :func:`merge_upsampling`.
 
     Raises:
         ModelError: a network that does not fit its card, or that the engine cannot run.
@@ -60,6 +62,7 @@ class GraphRuntime:
         halo: int,
         refine: Refinement = "none",
         tta: Tta = "none",
+        merges_upsampling: bool = False,
     ) -> None:
         settle("cpu")  # whatever device the engine has, what is left of the work is done here
         self._card = card
@@ -72,6 +75,8 @@ class GraphRuntime:
             graph, self.batch, self._kind = _read(card, batch)
         else:
             network = load_network(card).eval()
+            if merges_upsampling:
+                network = merge_upsampling(network, _example(card, 4 * card.stride))
             if refine == "none" and tta == "none":
                 self._label = None
             graph = _export(labeller(network) if self._label is None else network, network, card)
@@ -154,7 +159,7 @@ def _example_side(network: nn.Module, card: Card) -> int:
     sides = 4 * card.stride, 5 * card.stride
     if sides[1] >= card.tile:
         return card.tile
-    small, other = (torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side) for side in sides)
+    small, other = (_example(card, side) for side in sides)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, small, check_trace=False)  # type: ignore[no-untyped-call]
@@ -164,6 +169,11 @@ def _example_side(network: nn.Module, card: Card) -> int:
         except RuntimeError:
             alike = False
     return sides[0] if alike else card.tile
+
+
+def _example(card: Card, side: int) -> torch.Tensor:
+    """Inputs of a network, (1, bands, side, side) float32."""
+    return torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side)
 
 
 def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:

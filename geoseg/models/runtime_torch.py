@@ -59,7 +59,7 @@ class Labeller(nn.Module):
         self._gives_scores = card.output == "scores"
         self._activate, self._undo = _ACTIVATIONS[card.activation]
         self._dtype = dtype
-        self._decision = Decision(card, device, halo, refine)
+        self._decision = Decision(card, halo, refine)
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
 
@@ -154,7 +154,7 @@ class ClassicalRuntime:
         settle(device)
         self.batch = CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
-        self._decision = Decision(card, self._device, halo, refine)
+        self._decision = Decision(card, halo, refine)
         self._segment = Segmenter(card, thresholds)
 
     def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

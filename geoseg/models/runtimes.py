@@ -237,7 +237,7 @@ def open_runtime(
         from geoseg.models import runtime_openvino
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
-        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta)
+        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, merges_upsampling=True)
     from geoseg.models import runtime_onnx
     from geoseg.models.runtime_torch import CUDA_BATCH
 
