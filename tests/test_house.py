@@ -45,6 +45,7 @@ ROOMS_OF = {
         "models/card.py",
         "models/decision.py",
         "models/download.py",
+        "models/graphs.py",
         "models/reach.py",
         "models/runtime_graph.py",
         "models/runtime_torch.py",

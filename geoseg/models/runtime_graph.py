@@ -1,29 +1,28 @@
 """Runs networks as ONNX graphs, which several engines take (floor 3).
 
-A network of geoseg's own becomes a graph in memory, together with its scaling and its decision: bytes in, bytes out.
-Where scores are refined by the image or averaged over views, and where the network is somebody's own ONNX file, the
-engine has the network alone, and what comes before and after it is torch's.
+A network of geoseg's own becomes a graph together with its scaling and its decision: bytes in, bytes out, and no torch
+where the graph is at hand. Where scores are refined by the image or averaged over views, and where the network is
+somebody's own ONNX file, the engine has the network alone, and what comes before and after it is torch's.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
-from geoseg.models.runtime_torch import Labeller, load_network, settle
-from geoseg.models.upsampling import merge_upsampling
+from geoseg.models.graphs import labels_graph, logits_graph
 from geoseg.settings import Refinement, Tta
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from geoseg.models.runtime_torch import Labeller
 
 __all__ = ["Compile", "Engine", "GraphRuntime"]
 
@@ -33,7 +32,6 @@ Engine: TypeAlias = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
 Compile: TypeAlias = Callable[[bytes, tuple[int, int, int, int]], Engine]
 """graph with one input, that input's shape -> engine; raises RuntimeError for what it cannot take"""
 
-_OPSET = 17
 _KINDS = {1: np.float32, 10: np.float16, 2: np.uint8}  # of inputs, by ONNX's numbers for types
 
 
@@ -64,22 +62,18 @@ class GraphRuntime:
         tta: Tta = "none",
         merges_upsampling: bool = False,
     ) -> None:
-        settle("cpu")  # whatever device the engine has, what is left of the work is done here
         self._card = card
         self.batch = batch
         self._kind: Any = np.float32
-        cpu = torch.device("cpu")
-        labeller = partial(Labeller, card, device=cpu, dtype=torch.float32, halo=halo, refine=refine, tta=tta)
-        self._label: Labeller | None = labeller(self._run_network)
+        self._label: Labeller | None = None
         if card.is_onnx:
             graph, self.batch, self._kind = _read(card, batch)
+        elif refine == "none" and tta == "none":
+            graph = labels_graph(card, halo=halo, merges_upsampling=merges_upsampling)
         else:
-            network = load_network(card).eval()
-            if merges_upsampling:
-                network = merge_upsampling(network, _example(card, 4 * card.stride))
-            if refine == "none" and tta == "none":
-                self._label = None
-            graph = _export(labeller(network) if self._label is None else network, network, card)
+            graph = logits_graph(card, merges_upsampling=merges_upsampling)
+        if card.is_onnx or refine != "none" or tta != "none":
+            self._label = _labeller(card, self._run_network, halo=halo, refine=refine, tta=tta)
         with self._told():
             self._engine = compile_graph(graph, (self.batch, card.channels, card.tile, card.tile))
 
@@ -89,6 +83,8 @@ class GraphRuntime:
             with self._told():
                 mask, confidence = self._engine(tiles)
             return mask, confidence
+        import torch
+
         with torch.inference_mode():
             codes, sure = self._label(torch.from_numpy(tiles))
             return codes.numpy(), sure.numpy()
@@ -104,7 +100,9 @@ class GraphRuntime:
                 "--runtime"
             ) from None
 
-    def _run_network(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _run_network(self, inputs: Tensor) -> Tensor:
+        import torch
+
         with self._told():
             logits = self._engine(inputs.numpy().astype(self._kind, copy=False))[0]
         card = self._card
@@ -117,63 +115,15 @@ class GraphRuntime:
         return torch.from_numpy(logits)
 
 
-def _export(module: nn.Module, network: nn.Module, card: Card) -> bytes:
-    """The ONNX graph of a module.
+def _labeller(card: Card, network: Callable[[Tensor], Tensor], *, halo: int, refine: Refinement, tta: Tta) -> Labeller:
+    """What is around a network that the engine runs alone; whatever device that has, this is done on the CPU."""
+    import torch
 
-    Args:
-        module: takes tiles, or inputs of the network.
-        network: what is in the module.
-        card: of the model.
+    from geoseg.models.runtime_torch import Labeller, settle
 
-    Raises:
-        ModelError: an operation that ONNX lacks.
-    """
-    takes_tiles = module is not network and card.dtype == "uint8"
-    side = _example_side(network, card)
-    example = torch.zeros((1, card.channels, side, side), dtype=torch.uint8 if takes_tiles else torch.float32)
-    moving = {0: "batch"} if side == card.tile else {0: "batch", 2: "rows", 3: "cols"}
-    graph = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        # the exporter by TorchScript is deprecated; the one by torch.export takes ten times as long, for every worker
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                module.eval(),
-                (example,),
-                graph,  # type: ignore[arg-type]
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=["tiles"],
-                dynamic_axes={"tiles": moving},
-            )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ModelError(
-                f"model {card.name} cannot be converted to ONNX: {' '.join(str(error).split())[:160]}; "
-                "use --runtime torch"
-            ) from None
-    return graph.getvalue()
-
-
-def _example_side(network: nn.Module, card: Card) -> int:
-    """Side of the tile by which a network is traced: a small one, if its trace then does for any size."""
-    sides = 4 * card.stride, 5 * card.stride
-    if sides[1] >= card.tile:
-        return card.tile
-    small, other = (_example(card, side) for side in sides)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, small, check_trace=False)  # type: ignore[no-untyped-call]
-        pools = any(node.kind().startswith("aten::adaptive") for node in traced.inlined_graph.nodes())
-        try:  # pools to a number of cells are exported for one size
-            alike = not pools and torch.allclose(traced(other), network(other), rtol=1e-3, atol=1e-3)
-        except RuntimeError:
-            alike = False
-    return sides[0] if alike else card.tile
-
-
-def _example(card: Card, side: int) -> torch.Tensor:
-    """Inputs of a network, (1, bands, side, side) float32."""
-    return torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side)
+    settle("cpu")
+    cpu = torch.device("cpu")
+    return Labeller(card, network, device=cpu, dtype=torch.float32, halo=halo, refine=refine, tta=tta)
 
 
 def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:

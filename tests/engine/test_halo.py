@@ -16,7 +16,7 @@ from geoseg.engine import halo as halos
 from geoseg.engine.halo import count_differing, cuttings, measure_halo, spread_windows, tiles_over
 from geoseg.errors import ModelError, SceneError, SettingsError
 from geoseg.lattice import Lattice, Window
-from geoseg.models import reach, runtime_graph, runtime_torch
+from geoseg.models import graphs, reach, runtime_torch
 from geoseg.models.card import Card
 from geoseg.settings import RunSettings
 
@@ -28,8 +28,9 @@ REACH = 40  # px to each side, so 64 is the first multiple of the stride that is
 
 
 def give(patch, network):
-    """Gives every card this network, whatever runs it."""
-    for module in (runtime_graph, runtime_torch, halos):
+    """Gives every card this network, whatever runs it and whatever graphs were kept."""
+    patch.setattr(graphs, "_kept", lambda card, what, make: make())
+    for module in (runtime_torch, halos):
         patch.setattr(module, "load_network", lambda card: network)
 
 

@@ -146,7 +146,7 @@ def test_one_tile_or_two_at_a_time_are_the_same(soft_card, deep_tiles, runtime):
 
 
 def test_networks_whose_sizes_freeze_are_traced_by_a_whole_tile(soft_card):
-    from geoseg.models.runtime_graph import _example_side
+    from geoseg.models.graphs import _example_side
 
     card = replace(soft_card, tile=192, bands=("red", "green", "blue"))
     assert _example_side(build("pspnet-resnet18", classes=1).eval(), card) == 192

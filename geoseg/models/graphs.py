@@ -1,0 +1,177 @@
+"""Networks as ONNX graphs, made once and kept (floor 3).
+
+To make a graph takes torch and some seven seconds, for every worker of every run. So it is kept in the cache folder
+under a name that stands for all that decides it: the model, what is around the network, the versions of the packages
+and geoseg's own code. What is kept is checked before it is used, and made anew if it is spoilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.atomic import staged
+from geoseg.errors import ModelError, OutputError
+from geoseg.models.card import Card
+from geoseg.models.download import cache_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["labels_graph", "logits_graph"]
+
+_OPSET = 17
+_PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "onnx")
+_MOST_KEPT = 16  # of some 13 MB each
+_DIGEST_BYTES = 32
+
+
+def labels_graph(card: Card, *, halo: int, merges_upsampling: bool) -> bytes:
+    """ONNX of all that happens to tiles: from (N, bands, T, T), uint8 or float32, to mask and confidence of cores.
+
+    Args:
+        card: of a network with weights of torch's.
+        halo: pixels cropped from each side of a tile's result.
+        merges_upsampling: see :func:`geoseg.models.upsampling.merge_upsampling`.
+
+    Raises:
+        ModelError: a network that does not fit its card, or an operation that ONNX lacks.
+    """
+
+    def make() -> bytes:
+        import torch
+
+        from geoseg.models.runtime_torch import Labeller
+
+        network = _load(card, merges_upsampling=merges_upsampling)
+        cpu = torch.device("cpu")
+        labeller = Labeller(card, network, device=cpu, dtype=torch.float32, halo=halo, refine="none", tta="none")
+        return _export(labeller, network, card)
+
+    return _kept(card, ["labels", halo, merges_upsampling], make)
+
+
+def logits_graph(card: Card, *, merges_upsampling: bool) -> bytes:
+    """ONNX of the network alone: from inputs (N, bands, T, T) float32 to logits. See :func:`labels_graph`."""
+
+    def make() -> bytes:
+        network = _load(card, merges_upsampling=merges_upsampling)
+        return _export(network, network, card)
+
+    return _kept(card, ["logits", merges_upsampling], make)
+
+
+def _kept(card: Card, what: list[Any], make: Callable[[], bytes]) -> bytes:
+    """A graph from the cache folder, or made and kept there; where nothing can be kept it is only made."""
+    card.check_weights()
+    facts = [card.digest, card.tile, *what, _OPSET, [version(package) for package in _PACKAGES], _code()]
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    path = cache_folder() / "graphs" / f"{name[:_DIGEST_BYTES]}.onnx"
+    with suppress(OSError):
+        kept = path.read_bytes()
+        graph = kept[_DIGEST_BYTES:]
+        if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
+            return graph
+    graph = make()
+    with suppress(OSError, OutputError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged(path) as inside:
+            inside.write_bytes(hashlib.sha256(graph).digest() + graph)
+        newest_first = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in newest_first[_MOST_KEPT:]:
+            file.unlink(missing_ok=True)
+    return graph
+
+
+@cache
+def _code() -> str:
+    """Digest of the code that makes graphs, so that whoever changes it is not given an old one."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _load(card: Card, *, merges_upsampling: bool) -> nn.Module:
+    from geoseg.models.runtime_torch import load_network, settle
+
+    settle("cpu")
+    network = load_network(card).eval()
+    if merges_upsampling:
+        from geoseg.models.upsampling import merge_upsampling
+
+        network = merge_upsampling(network, _example(card, 4 * card.stride))
+    return network
+
+
+def _export(module: nn.Module, network: nn.Module, card: Card) -> bytes:
+    """The ONNX graph of a module.
+
+    Args:
+        module: takes tiles, or inputs of the network.
+        network: what is in the module.
+        card: of the model.
+
+    Raises:
+        ModelError: an operation that ONNX lacks.
+    """
+    import torch
+
+    takes_tiles = module is not network and card.dtype == "uint8"
+    side = _example_side(network, card)
+    example = torch.zeros((1, card.channels, side, side), dtype=torch.uint8 if takes_tiles else torch.float32)
+    moving = {0: "batch"} if side == card.tile else {0: "batch", 2: "rows", 3: "cols"}
+    graph = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        # the exporter by TorchScript is deprecated; the one by torch.export takes ten times as long, for every worker
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                module.eval(),
+                (example,),
+                graph,  # type: ignore[arg-type]
+                dynamo=False,
+                opset_version=_OPSET,
+                input_names=["tiles"],
+                dynamic_axes={"tiles": moving},
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ModelError(
+                f"model {card.name} cannot be converted to ONNX: {' '.join(str(error).split())[:160]}; "
+                "use --runtime torch"
+            ) from None
+    return graph.getvalue()
+
+
+def _example_side(network: nn.Module, card: Card) -> int:
+    """Side of the tile by which a network is traced: a small one, if its trace then does for any size."""
+    import torch
+
+    sides = 4 * card.stride, 5 * card.stride
+    if sides[1] >= card.tile:
+        return card.tile
+    small, other = (_example(card, side) for side in sides)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, small, check_trace=False)  # type: ignore[no-untyped-call]
+        pools = any(node.kind().startswith("aten::adaptive") for node in traced.inlined_graph.nodes())
+        try:  # pools to a number of cells are exported for one size
+            alike = not pools and torch.allclose(traced(other), network(other), rtol=1e-3, atol=1e-3)
+        except RuntimeError:
+            alike = False
+    return sides[0] if alike else card.tile
+
+
+def _example(card: Card, side: int) -> Tensor:
+    """Inputs of a network, (1, bands, side, side) float32."""
+    import torch
+
+    return torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side)
