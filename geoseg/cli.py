@@ -24,6 +24,7 @@ from geoseg.settings import (
     RunSettings,
     RuntimeName,
     SimplifyMethod,
+    TrainingPrecision,
     Tta,
     VectorSettings,
 )
@@ -436,6 +437,36 @@ def halo(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **o
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
+@click.option("--bands", type=_Names(), metavar="BAND,...", help="As of `run`. [default: by common name]")
+@click.option("--scale", type=_Numbers("LOW,HIGH"), metavar="LOW,HIGH", help="As of `run`.")
+@click.option(
+    "--rate", type=float, default=0.997, show_default=True, metavar="SHARE", help="Share of labels to be equal."
+)
+@click.option("--windows", type=int, default=96, show_default=True, metavar="N", help="How many of all scenes.")
+@click.option("--window", "window_px", type=int, default=256, show_default=True, metavar="PX", help="Their side.")
+@click.option("--write", is_flag=True, help="Write the integers beside the model's card, and tell of them in it.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def quantize(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **options: Any) -> None:
+    """Make a model multiply 8-bit integers, which `run` then does where OpenVINO and the CPU can, and compare labels.
+
+    MODEL is a name or the path of a card; each SCENE should show what the model is made for, at a GSD that it reads.
+    """
+    from geoseg.console import show_quantization
+    from geoseg.engine.quantize import measure_quantization
+
+    asked = {name: options.pop(name) for name in ("bands", "scale")}
+    measured = measure_quantization(model, scenes, RunSettings(**asked), progress=_progress(quiet=as_json), **options)
+    if as_json:
+        click.echo(json.dumps(measured.facts(), indent=2, ensure_ascii=False))
+    else:
+        show_quantization(measured)
+    if write:
+        click.echo(f"written to {measured.write().path}", err=True)
+
+
+@cli.command()
 @click.argument("prediction", metavar="PRED")
 @click.argument("truth")
 @click.option(
@@ -495,7 +526,7 @@ def evaluate(prediction: str, truth: str, *, page: Path | None, as_json: bool, *
 @_output_options("Where the model, its checkpoints and logs go.", "Begin anew, also where another training was.")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--devices", type=click.IntRange(min=1), metavar="N", help="How many. [default: all GPUs, or one CPU]")
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(get_args(TrainingPrecision)), default="auto", show_default=True)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

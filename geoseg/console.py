@@ -26,6 +26,7 @@ from geoseg.engine.progress import Advance
 if TYPE_CHECKING:
     from geoseg.engine.halo import MeasuredHalo
     from geoseg.engine.plan import Plan
+    from geoseg.engine.quantize import MeasuredQuantization
     from geoseg.engine.result import Result
     from geoseg.evaluation.bootstrap import Figure
     from geoseg.evaluation.report import Report
@@ -356,6 +357,29 @@ def show_halo(measured: MeasuredHalo) -> None:
         f"no halo here reaches {measured.rate:.6g}"
         if measured.halo is None
         else f"the smallest halo that reaches {measured.rate:.6g} is {measured.halo} px; the card has {card.halo}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def show_quantization(measured: MeasuredQuantization) -> None:
+    """What integers do to labels, the more convolutions are left out the less."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("fp32", "int8", "equal labels", "95 % interval", "worst scene"):
+        table.add_column(heading, justify="right")
+    for row in measured.rows:
+        interval = "-" if row.low is None or row.high is None else f"{_equal(row.high)} - {_equal(row.low)}"
+        rounded = measured.convolutions - row.left_out
+        table.add_row(str(row.left_out), str(rounded), _equal(row.differing), interval, _equal(row.worst))
+    console = Console()
+    console.print(table)
+    lines = [
+        f"model {measured.card.name}: rounding found on {_counted(measured.examples, 'window')}",
+        f"labels compared with fp32 on {measured.windows} others of {measured.window_px} px, of "
+        + _counted(len(measured.scenes), "scene"),
+        f"labels agree at the rate of {measured.rate:.6g}"
+        if measured.enough
+        else f"no number of convolutions tried reaches {measured.rate:.6g}",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from geoseg.errors import SettingsError
 
 __all__ = [
+    "Arithmetic",
     "Device",
     "EvaluationSettings",
     "Execution",
@@ -18,13 +19,16 @@ __all__ = [
     "RunSettings",
     "RuntimeName",
     "SimplifyMethod",
+    "TrainingPrecision",
     "Tta",
     "VectorSettings",
     "require_layer_names",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+Arithmetic = Literal["fp32", "bf16", "int8"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
 RuntimeName = Literal["auto", "torch", "openvino", "onnx"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]

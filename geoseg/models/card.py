@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,17 @@ from geoseg.settings import require_layer_names
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CARD_SUFFIX", "Activation", "Card", "CardClass", "InputType", "OutputType", "write_halo", "write_model"]
+__all__ = [
+    "CARD_SUFFIX",
+    "Activation",
+    "Card",
+    "CardClass",
+    "InputType",
+    "OutputType",
+    "write_halo",
+    "write_int8",
+    "write_model",
+]
 
 Activation: TypeAlias = Literal["sigmoid", "softmax"]
 InputType: TypeAlias = Literal["uint8", "any"]
@@ -74,7 +84,7 @@ class Card:
         std: each band is divided by it, in units of the input.
         gsd_range_m: (finest, coarsest) ground sampling distance, metres, at which the model reads scenes.
         classes: what the mask's codes mean; the network has one channel for each, in this order.
-        tile: side of a tile, pixels.
+        tile: largest side of a tile, pixels; an ONNX file gets no other.
         halo: pixels of a tile's edge that are not trusted.
         stride: of the network; tile and halo are multiples of it.
         weights: file name of the safetensors beside the card, or of an ONNX file, which is a network and its weights;
@@ -98,6 +108,10 @@ class Card:
         upsampling: how many times coarser than its range a scene may be; it is then read upsampled.
         precisions: of the arithmetic with which labels are those of fp32 on at least 99.7 % of real pixels;
             ``--precision auto`` takes no other.
+        int8: file name of its convolutions of integers beside the card, see ``geoseg.models.quantization``;
+            ``None`` if there are none.
+        int8_checksum: of that file, a hexadecimal multihash.
+        int8_measured: how labels by integers differ from those of fp32, see ``geoseg.engine.quantize``.
         download: where the weights came from, for a model of the zoo: ``url``, ``sha256`` and more; else empty.
     """
 
@@ -132,6 +146,9 @@ class Card:
     checksum: str = ""
     upsampling: float = 2.0
     precisions: tuple[str, ...] = ("fp32",)
+    int8: str | None = None
+    int8_checksum: str = ""
+    int8_measured: tuple[tuple[str, Any], ...] = ()
     download: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -182,7 +199,7 @@ class Card:
             KeyError, TypeError, ValueError: something that every card has is not there.
         """
         properties = item["properties"]
-        weights = item["assets"].get("weights", {})
+        weights, int8 = (item["assets"].get(name, {}) for name in ("weights", "int8"))
         network_input, network_output = properties["mlm:input"][0], properties["mlm:output"][0]
         scaling = network_input["value_scaling"]
         low, high = properties["geoseg:gsd_range_m"]
@@ -229,6 +246,9 @@ class Card:
             checksum=weights.get("file:checksum", ""),
             upsampling=float(properties.get("geoseg:upsampling", 2.0)),
             precisions=tuple(properties.get("geoseg:precisions", ("fp32",))),
+            int8=int8["href"] if int8 else None,
+            int8_checksum=int8.get("file:checksum", ""),
+            int8_measured=tuple(sorted(properties.get("geoseg:int8_measured", {}).items())),
             download=tuple(sorted(properties.get("geoseg:download", {}).items())),
         )
 
@@ -311,7 +331,7 @@ class Card:
                 "geoseg:halo_measured": list(self.halo_measured),
                 **self._extras(),
             },
-            "assets": {"weights": self._asset()} if self.weights else {},
+            "assets": ({"weights": self._asset()} if self.weights else {}) | self._int8_asset(),
         }
 
     def _extras(self) -> dict[str, Any]:
@@ -326,6 +346,7 @@ class Card:
             "geoseg:pictures": list(self.pictures),
             "geoseg:upsampling": self.upsampling if self.upsampling != 2.0 else None,
             "geoseg:precisions": list(self.precisions) if self.precisions != ("fp32",) else None,
+            "geoseg:int8_measured": dict(self.int8_measured),
             "geoseg:download": dict(self.download),
         }
         return {key: value for key, value in extras.items() if value is False or value}
@@ -348,6 +369,18 @@ class Card:
             "mlm:artifact_type": kind,
             **facts,
         }
+
+    def _int8_asset(self) -> dict[str, Any]:
+        if self.int8 is None:
+            return {}
+        asset = {
+            "href": self.int8,
+            "type": "application/octet-stream",
+            "title": "convolutions of 8-bit integers, safetensors",
+            "roles": ["mlm:weights"],
+            "file:checksum": self.int8_checksum,
+        }
+        return {"int8": asset}
 
     def _is_wide(self) -> bool:
         """Whether the weights take more than float16 would."""
@@ -374,6 +407,24 @@ class Card:
                 f"{self.weights_path} are not the weights that the card of {self.name} describes: sha256 "
                 f"{self.weights_sha256[:16]}..., expected {self.checksum[4:20]}...; fetch card and weights together"
             )
+
+    @property
+    def int8_path(self) -> Path:
+        """Where the convolutions of integers lie, the very file that the card describes.
+
+        Raises:
+            ModelError: the model has none, or another file lies there.
+        """
+        if self.int8 is None:
+            raise ModelError(f"model {self.name} has no convolutions of integers; make them with geoseg quantize")
+        path = self.path.parent / self.int8
+        try:
+            found = _checksum(path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}; fetch it with its card") from None
+        if found != self.int8_checksum:
+            raise ModelError(f"{path} is not the file that the card of {self.name} describes; fetch both together")
+        return path
 
     @property
     def channels(self) -> int:
@@ -403,7 +454,7 @@ class Card:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that decides a prediction: weights, architecture, scaling, classes, tiling."""
+        """Digest of all that decides a prediction but how the scene is cut: weights, architecture, scaling, classes."""
         # a card without boundaries keeps the digest that it had before there were any
         classes = [
             tuple(value for value in (entry.code, entry.name, entry.boundary_of) if value) for entry in self.classes
@@ -415,7 +466,6 @@ class Card:
             self.mean,
             self.std,
             classes,
-            self.tile,
             self.stride,
         ]
         # nor does one whose network is of the first kind
@@ -425,6 +475,8 @@ class Card:
             facts.append(self.output)
         if any(entry.odds != 1 for entry in self.classes):
             facts.append([entry.odds for entry in self.classes])
+        if self.int8 is not None:
+            facts.append(self.int8_checksum)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
@@ -469,7 +521,7 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
 
     Args:
         directory: where ``NAME.card.json`` and ``NAME.safetensors`` go; an older model of that name is replaced.
-        card: the model's; ``path`` and ``weights`` are set here.
+        card: the model's; ``path`` and ``weights`` are set here, and integers of other weights are left out.
         state: the network's state dict.
         half: round floating point tensors to float16.
 
@@ -495,12 +547,68 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
         raise ModelError(f"weights {wrong[0]} of model {card.name} are not finite{' in float16' if half else ''}")
     path = directory / f"{card.name}{CARD_SUFFIX}"
     with staged(path) as inside:
-        made = replace(card, path=inside, weights=f"{card.name}.safetensors")
+        made = replace(
+            card,
+            path=inside,
+            weights=f"{card.name}.safetensors",
+            precisions=tuple(name for name in card.precisions if name != "int8"),
+            int8=None,
+            int8_checksum="",
+            int8_measured=(),
+        )
         save_file(tensors, made.weights_path, metadata={"format": "pt"})
         made.weights_path.chmod(0o644)  # safetensors writes files for their owner alone
         inside.write_text(json.dumps(made.to_item(), indent=1, ensure_ascii=False), encoding="utf-8")
         Card.read(inside)
     return Card.read(path)
+
+
+def write_int8(card: Card, write: Callable[[Path], None], measured: Mapping[str, Any]) -> Card:
+    """Gives a model's card convolutions of integers, as ``NAME.int8.safetensors`` beside it; all else in it stays.
+
+    Args:
+        card: as read.
+        write: writes the file.
+        measured: what tells that they do, plain JSON values.
+
+    Returns:
+        the card as it lies there now.
+
+    Raises:
+        ModelError: the file is no card of geoseg's.
+        OutputError: it cannot be written.
+    """
+    item = _item(card, "convolutions of integers")
+    with staged(card.path) as inside:  # both files appear, or none
+        made = replace(card, path=inside, int8=f"{card.name}.int8.safetensors")
+        path = inside.with_name(str(made.int8))
+        write(path)
+        item["assets"]["int8"] = replace(made, int8_checksum=_checksum(path)).to_item()["assets"]["int8"]
+        properties = item["properties"]
+        precisions = dict.fromkeys((*properties.get("geoseg:precisions", ("fp32",)), "int8"))
+        properties |= {"geoseg:precisions": list(precisions), "geoseg:int8_measured": dict(measured)}
+        inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
+    return Card.read(card.path)
+
+
+def _checksum(path: Path) -> str:
+    """Of a file, a hexadecimal multihash of sha256."""
+    return f"1220{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _item(card: Card, what: str) -> dict[str, Any]:
+    """A card's file, to write something into it.
+
+    Raises:
+        ModelError: it is no card of geoseg's.
+    """
+    item: dict[str, Any] = json.loads(card.path.read_text(encoding="utf-8"))
+    if "properties" not in item:
+        raise ModelError(
+            f"{card.path} has no place for {what}; write a card for {card.weights} "
+            "(geoseg models NAME --json shows one)"
+        )
+    return item
 
 
 def write_halo(card: Card, halo: int, measured: Sequence[Mapping[str, Any]]) -> Card:
@@ -518,12 +626,7 @@ def write_halo(card: Card, halo: int, measured: Sequence[Mapping[str, Any]]) -> 
         ModelError: the file is no card of geoseg's, or the halo does not fit the card's tile and stride.
         OutputError: it cannot be written.
     """
-    item = json.loads(card.path.read_text(encoding="utf-8"))
-    if "properties" not in item:
-        raise ModelError(
-            f"{card.path} has no place for a halo; write a card for {card.weights} "
-            "(geoseg models NAME --json shows one)"
-        )
+    item = _item(card, "a halo")
     item["properties"] |= {"geoseg:halo": halo, "geoseg:halo_measured": list(measured)}
     _check(Card.from_item(card.path, item))
     with staged(card.path) as inside:

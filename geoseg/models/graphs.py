@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from geoseg.atomic import staged
 from geoseg.errors import ModelError, OutputError
@@ -26,61 +26,78 @@ from geoseg.models.download import cache_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["labels_graph", "logits_graph"]
+__all__ = ["Form", "labels_graph", "logits_graph"]
+
+Form: TypeAlias = Literal["plain", "merged", "int8"]
+"""of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; with convolutions of integers"""
 
 _OPSET = 17
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "onnx")
 _MOST_KEPT = 16  # of some 13 MB each
 _DIGEST_BYTES = 32
 
+_Made: TypeAlias = tuple[bytes, int | None]
+"""a graph, side of the tiles that it takes: None for any"""
 
-def labels_graph(card: Card, *, halo: int, merges_upsampling: bool) -> bytes:
+
+def labels_graph(card: Card, *, halo: int, form: Form) -> bytes:
     """ONNX of all that happens to tiles: from (N, bands, T, T), uint8 or float32, to mask and confidence of cores.
 
     Args:
         card: of a network with weights of torch's.
         halo: pixels cropped from each side of a tile's result.
-        merges_upsampling: see :func:`geoseg.models.upsampling.merge_upsampling`.
+        form: of the network.
 
     Raises:
         ModelError: a network that does not fit its card, or an operation that ONNX lacks.
     """
 
-    def make() -> bytes:
+    def make() -> _Made:
         import torch
 
         from geoseg.models.runtime_torch import Labeller
 
-        network = _load(card, merges_upsampling=merges_upsampling)
+        network = _load(card, form)
         cpu = torch.device("cpu")
         labeller = Labeller(card, network, device=cpu, dtype=torch.float32, halo=halo, refine="none", tta="none")
         return _export(labeller, network, card)
 
-    return _kept(card, ["labels", halo, merges_upsampling], make)
+    return _kept(card, ["labels", halo, form], make)
 
 
-def logits_graph(card: Card, *, merges_upsampling: bool) -> bytes:
+def logits_graph(card: Card, *, form: Form) -> bytes:
     """ONNX of the network alone: from inputs (N, bands, T, T) float32 to logits. See :func:`labels_graph`."""
 
-    def make() -> bytes:
-        network = _load(card, merges_upsampling=merges_upsampling)
+    def make() -> _Made:
+        network = _load(card, form)
         return _export(network, network, card)
 
-    return _kept(card, ["logits", merges_upsampling], make)
+    return _kept(card, ["logits", form], make)
 
 
-def _kept(card: Card, what: list[Any], make: Callable[[], bytes]) -> bytes:
-    """A graph from the cache folder, or made and kept there; where nothing can be kept it is only made."""
+def _kept(card: Card, what: list[Any], make: Callable[[], _Made]) -> bytes:
+    """A graph from the cache folder, or made and kept there; where nothing can be kept it is only made.
+
+    Args:
+        card: of the model.
+        what: is around the network.
+        make: the graph, and the side of the tiles that it takes: ``None`` for any.
+    """
     card.check_weights()
-    facts = [card.digest, card.tile, *what, _OPSET, [version(package) for package in _PACKAGES], _code()]
-    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    path = cache_folder() / "graphs" / f"{name[:_DIGEST_BYTES]}.onnx"
-    with suppress(OSError):
-        kept = path.read_bytes()
-        graph = kept[_DIGEST_BYTES:]
-        if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
-            return graph
-    graph = make()
+    facts = [card.digest, *what, _OPSET, [version(package) for package in _PACKAGES], _code()]
+
+    def place(side: int | None) -> Path:
+        name = hashlib.sha256(json.dumps([*facts, side]).encode()).hexdigest()
+        return cache_folder() / "graphs" / f"{name[:_DIGEST_BYTES]}.onnx"
+
+    for side in (None, card.tile):
+        with suppress(OSError):
+            kept = place(side).read_bytes()
+            graph = kept[_DIGEST_BYTES:]
+            if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
+                return graph
+    graph, side = make()
+    path = place(side)
     with suppress(OSError, OutputError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path) as inside:
@@ -100,20 +117,24 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _load(card: Card, *, merges_upsampling: bool) -> nn.Module:
+def _load(card: Card, form: Form) -> nn.Module:
     from geoseg.models.runtime_torch import load_network, settle
 
     settle("cpu")
     network = load_network(card).eval()
-    if merges_upsampling:
+    if form == "int8":
+        from geoseg.models.quantization import load_layers, quantized
+
+        network = quantized(network, load_layers(card.int8_path))
+    elif form == "merged":
         from geoseg.models.upsampling import merge_upsampling
 
         network = merge_upsampling(network, _example(card, 4 * card.stride))
     return network
 
 
-def _export(module: nn.Module, network: nn.Module, card: Card) -> bytes:
-    """The ONNX graph of a module.
+def _export(module: nn.Module, network: nn.Module, card: Card) -> _Made:
+    """The ONNX graph of a module, for tiles of any size if that is possible.
 
     Args:
         module: takes tiles, or inputs of the network.
@@ -148,7 +169,7 @@ def _export(module: nn.Module, network: nn.Module, card: Card) -> bytes:
                 f"model {card.name} cannot be converted to ONNX: {' '.join(str(error).split())[:160]}; "
                 "use --runtime torch"
             ) from None
-    return graph.getvalue()
+    return graph.getvalue(), side if side == card.tile else None
 
 
 def _example_side(network: nn.Module, card: Card) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
-from geoseg.models.graphs import labels_graph, logits_graph
+from geoseg.models.graphs import Form, labels_graph, logits_graph
 from geoseg.settings import Refinement, Tta
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class GraphRuntime:
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
         tta: views of a tile whose scores are averaged.
-        merges_upsampling: whether the engine is quicker with transposed convolutions, see :func:`merge_upsampling`.
+        form: of the network that the engine is quick with.
 
     Raises:
         ModelError: a network that does not fit its card, or that the engine cannot run.
@@ -60,7 +60,7 @@ class GraphRuntime:
         halo: int,
         refine: Refinement = "none",
         tta: Tta = "none",
-        merges_upsampling: bool = False,
+        form: Form = "plain",
     ) -> None:
         self._card = card
         self.batch = batch
@@ -69,9 +69,9 @@ class GraphRuntime:
         if card.is_onnx:
             graph, self.batch, self._kind = _read(card, batch)
         elif refine == "none" and tta == "none":
-            graph = labels_graph(card, halo=halo, merges_upsampling=merges_upsampling)
+            graph = labels_graph(card, halo=halo, form=form)
         else:
-            graph = logits_graph(card, merges_upsampling=merges_upsampling)
+            graph = logits_graph(card, form=form)
         if card.is_onnx or refine != "none" or tta != "none":
             self._label = _labeller(card, self._run_network, halo=halo, refine=refine, tta=tta)
         with self._told():

@@ -6,24 +6,25 @@ import io
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
 from geoseg.models.runtime_graph import Engine
+from geoseg.settings import Arithmetic
 
 __all__ = ["compile_graph"]
 
 _TELEMETRY = "openvino_telemetry"
 
 
-def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Literal["fp32", "bf16"]) -> Engine:
+def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Arithmetic) -> Engine:
     """An engine on one thread of the CPU.
 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
-        precision: of the arithmetic.
+        precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it.
 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.

@@ -14,7 +14,7 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
-from geoseg.settings import Refinement, Tta
+from geoseg.settings import Arithmetic, Refinement, Tta
 
 __all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
 
@@ -116,7 +116,7 @@ class TorchRuntime:
         card: Card,
         *,
         device: Literal["cpu", "cuda"],
-        precision: Literal["fp32", "bf16"],
+        precision: Arithmetic,
         halo: int,
         refine: Refinement = "none",
         tta: Tta = "none",

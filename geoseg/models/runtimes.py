@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import SettingsError
 from geoseg.models.card import Card
-from geoseg.settings import Device, Precision, Refinement, RuntimeName, Tta
+from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
 
 __all__ = [
     "Resolved",
@@ -144,10 +144,11 @@ def resolve_precision(
     runtime: Resolved = "torch",
     *,
     passed: Collection[str] = ("fp32", "bf16"),
-) -> Literal["fp32", "bf16"]:
-    """Turns ``auto`` into bf16 where the hardware multiplies bf16 matrices natively, else fp32.
+) -> Arithmetic:
+    """Turns ``auto`` into int8 or bf16 where the hardware multiplies them natively, else fp32.
 
-    Without AMX tiles a CPU emulates bf16 and is slower with it than with fp32.
+    Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums. Without AMX tiles a
+    CPU emulates bf16 and is slower with it than with fp32.
 
     Args:
         precision: asked for.
@@ -156,8 +157,10 @@ def resolve_precision(
         passed: what ``auto`` may choose, for a model that runs: see ``Card.precisions``.
 
     Raises:
-        SettingsError: bf16 asked of a runtime that lacks it.
+        SettingsError: a precision asked of a runtime, a CPU or a model that lacks it.
     """
+    if precision == "int8":
+        _require_int8(runtime, passed)
     if runtime == "onnx":
         if precision == "bf16":
             raise SettingsError(
@@ -166,17 +169,33 @@ def resolve_precision(
         return "fp32"
     if precision != "auto":
         return precision
+    if runtime == "openvino" and "int8" in passed and _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+        return "int8"
     if "bf16" not in passed:
         return "fp32"
     if device == "cuda":
         import torch
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_has("amx_bf16") else "fp32"
+
+
+def _require_int8(runtime: Resolved, passed: Collection[str]) -> None:
+    if runtime != "openvino":
+        raise SettingsError(f"--precision is int8, which openvino alone runs, and not {runtime}; choose auto")
+    if "int8" not in passed:
+        raise SettingsError("--precision is int8, but the model has no integers; make them with geoseg quantize")
+    if not _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+        raise SettingsError("--precision is int8, and this CPU lacks VNNI; choose auto")
+
+
+def _cpu_has(*flags: str) -> bool:
+    """Whether this machine's CPU has one of some features, by Linux' names; elsewhere it is not known to."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+        found = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
-        return "fp32"
-    return "bf16" if re.search(r"\bamx_bf16\b", flags) else "fp32"
+        return False
+    return any(re.search(rf"\b{flag}\b", found) for flag in flags)
 
 
 class Runtime(Protocol):
@@ -202,7 +221,7 @@ def open_runtime(
     *,
     runtime: Resolved,
     device: Literal["cpu", "cuda"],
-    precision: Literal["fp32", "bf16"],
+    precision: Arithmetic,
     halo: int,
     refine: Refinement = "none",
     tta: Tta = "none",
@@ -231,13 +250,15 @@ def open_runtime(
         if card.weights is None:
             return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds)
         return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine, tta=tta)
+    from geoseg.models.graphs import Form
     from geoseg.models.runtime_graph import GraphRuntime
 
     if runtime == "openvino":
         from geoseg.models import runtime_openvino
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
-        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, merges_upsampling=True)
+        form: Form = "int8" if precision == "int8" else "merged"
+        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form)
     from geoseg.models import runtime_onnx
     from geoseg.models.runtime_torch import CUDA_BATCH
 

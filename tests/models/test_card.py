@@ -11,6 +11,8 @@ from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_halo, write_model
 
+PLAIN = {"int8": None, "int8_checksum": "", "int8_measured": (), "precisions": ("fp32",)}
+
 
 @pytest.fixture
 def copied(tmp_path):
@@ -73,7 +75,7 @@ def test_every_shipped_model_is_complete():
         (lambda item: item["assets"]["weights"].update(href="weights.pt"), ".safetensors and .onnx only"),
         (lambda item: item["assets"]["weights"].update(href="gone.safetensors"), "not beside its card"),
         (lambda item: item["properties"].update({"geoseg:halo": 100}), "multiples of the stride"),
-        (lambda item: item["properties"].update({"geoseg:halo": 768}), "larger than two halos"),
+        (lambda item: item["properties"].update({"geoseg:halo": 1536}), "larger than two halos"),
         (lambda item: item["properties"]["mlm:input"][0]["value_scaling"].pop(), "one each"),
     ],
 )
@@ -107,7 +109,7 @@ def state_of(card):
 
 
 def test_written_model_is_read_back(tmp_path):
-    shipped = zoo.load("town")
+    shipped = replace(zoo.load("town"), **PLAIN)
     made = replace(
         shipped,
         name="mine",
@@ -124,7 +126,7 @@ def test_written_model_is_read_back(tmp_path):
 
 
 def test_unsound_model_is_not_written(tmp_path):
-    shipped = zoo.load("town")
+    shipped = replace(zoo.load("town"), **PLAIN)
     state = state_of(shipped)
     with pytest.raises(ModelError, match="multiples of the stride"):
         write_model(tmp_path, replace(shipped, halo=100), state)
@@ -135,11 +137,11 @@ def test_unsound_model_is_not_written(tmp_path):
 
 
 def test_halo_is_written_or_the_card_stays_as_it_was(tmp_path):
-    shipped = zoo.load("town")
+    shipped = replace(zoo.load("town"), **PLAIN)
     card = write_model(tmp_path, shipped, state_of(shipped))
     before = card.path.read_bytes()
-    for halo in (100, 768):
-        with pytest.raises(ModelError, match=f"has tile 1536, halo {halo}, stride 32"):
+    for halo in (100, 1536):
+        with pytest.raises(ModelError, match=f"has tile 3072, halo {halo}, stride 32"):
             write_halo(card, halo, ())
     assert card.path.read_bytes() == before
     rows = ({"halo": 192, "differing": 1e-5, "scenes": 2},)
@@ -152,14 +154,15 @@ def test_halo_is_written_or_the_card_stays_as_it_was(tmp_path):
 
 
 def test_digest_of_the_first_cards_stays_and_new_facts_count():
-    card = zoo.load("town")
+    card = replace(zoo.load("town"), **PLAIN)
     classes = [(entry.code, entry.name) for entry in card.classes]
-    first = [card.weights_sha256, card.architecture, card.bands, card.mean, card.std, classes, card.tile, card.stride]
+    first = [card.weights_sha256, card.architecture, card.bands, card.mean, card.std, classes, card.stride]
     assert card.digest == hashlib.sha256(json.dumps(first).encode()).hexdigest()
     changed = [{"activation": "softmax"}, {"dtype": "any"}, {"options": (("a", 1),)}, {"thresholds": (0.1,)}]
     changed.append({"classes": (*card.classes[:-1], replace(card.classes[-1], odds=2.0))})
-    assert len({card.digest, *(replace(card, **change).digest for change in changed)}) == 6
-    assert replace(card, intended_use=("all",), automatic=False).digest == card.digest
+    changed.append({"int8": "town.int8.safetensors", "int8_checksum": "1220"})
+    assert len({card.digest, *(replace(card, **change).digest for change in changed)}) == 7
+    assert replace(card, intended_use=("all",), automatic=False, tile=1536).digest == card.digest
 
 
 def test_description_shows_intervals_of_any_figure(tmp_path, capsys, monkeypatch):

@@ -41,30 +41,30 @@ def made(monkeypatch):
 
 
 def test_a_kept_graph_is_what_was_made(card, folder, made):
-    first = graphs.labels_graph(card, halo=32, merges_upsampling=True)
-    assert graphs.labels_graph(card, halo=32, merges_upsampling=True) == first
+    first = graphs.labels_graph(card, halo=32, form="merged")
+    assert graphs.labels_graph(card, halo=32, form="merged") == first
     assert len(made) == len(list(folder.iterdir())) == 1
 
 
 def test_whatever_decides_a_graph_makes_another(card, folder, made, monkeypatch):
-    graphs.labels_graph(card, halo=32, merges_upsampling=True)
-    graphs.labels_graph(card, halo=0, merges_upsampling=True)
-    graphs.labels_graph(replace(card, tile=160), halo=32, merges_upsampling=True)
-    graphs.labels_graph(replace(card, mean=(1.0, 2.0, 3.0)), halo=32, merges_upsampling=True)
-    graphs.labels_graph(card, halo=32, merges_upsampling=False)
-    graphs.logits_graph(card, merges_upsampling=False)
+    graphs.labels_graph(card, halo=32, form="merged")
+    graphs.labels_graph(card, halo=0, form="merged")
+    graphs.labels_graph(replace(card, tile=160), halo=32, form="merged")
+    graphs.labels_graph(replace(card, mean=(1.0, 2.0, 3.0)), halo=32, form="merged")
+    graphs.labels_graph(card, halo=32, form="plain")
+    graphs.logits_graph(card, form="plain")
     monkeypatch.setattr(graphs, "_code", lambda: "changed")
-    graphs.logits_graph(card, merges_upsampling=False)
+    graphs.logits_graph(card, form="plain")
     assert len(made) == len(list(folder.iterdir())) == 7
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"half of it", None])
 def test_a_spoilt_file_is_made_anew(card, folder, made, spoilt):
-    first = graphs.labels_graph(card, halo=32, merges_upsampling=True)
+    first = graphs.labels_graph(card, halo=32, form="merged")
     [file] = folder.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] if spoilt is None else spoilt)
-    assert graphs.labels_graph(card, halo=32, merges_upsampling=True) == first
+    assert graphs.labels_graph(card, halo=32, form="merged") == first
     assert len(made) == 2
     assert file.read_bytes() == whole
 
@@ -72,14 +72,14 @@ def test_a_spoilt_file_is_made_anew(card, folder, made, spoilt):
 def test_a_folder_that_takes_nothing_is_no_error(card, tmp_path, monkeypatch, made):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path / "file"))
-    assert graphs.labels_graph(card, halo=32, merges_upsampling=True)
+    assert graphs.labels_graph(card, halo=32, form="merged")
     assert len(made) == 1
 
 
 def test_old_graphs_go(card, folder, monkeypatch):
     monkeypatch.setattr(graphs, "_MOST_KEPT", 2)
     for halo in (0, 32, 48):
-        graphs.labels_graph(card, halo=halo, merges_upsampling=False)
+        graphs.labels_graph(card, halo=halo, form="plain")
     assert len(list(folder.iterdir())) == 2
 
 

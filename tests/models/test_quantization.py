@@ -1,0 +1,193 @@
+"""Convolutions of integers: nearly the same labels, kept with their model, and never another model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import rasterio
+
+torch = pytest.importorskip("torch")
+
+from geoseg.errors import ModelError  # noqa: E402
+from geoseg.models import runtimes, zoo  # noqa: E402
+from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.card import Card, write_int8, write_model  # noqa: E402
+from geoseg.models.quantization import Calibration, load_layers, quantized, save_layers  # noqa: E402
+from geoseg.models.runtime_torch import Labeller, load_network, settle  # noqa: E402
+from geoseg.models.runtimes import open_runtime  # noqa: E402
+
+SAMPLE = "sample_tiles/riverside.tif"
+HAS_INTEGERS = runtimes._cpu_has("avx512_vnni", "avx_vnni", "amx_int8") and find_spec("openvino") is not None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tests run beside each other."""
+    settle("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = build("unet-resnet18", classes=2).eval()
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.running_mean, std=0.3)
+            torch.nn.init.uniform_(part.running_var, 0.5, 2)
+            torch.nn.init.normal_(part.bias, std=0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def examples():
+    torch.manual_seed(1)
+    coarse = torch.randn(7, 3, 16, 16)
+    return torch.nn.functional.interpolate(coarse, scale_factor=8, mode="bilinear") + 0.1 * torch.randn(7, 3, 128, 128)
+
+
+@pytest.fixture(scope="module")
+def calibration(network, examples):
+    return Calibration(network, examples[:4])
+
+
+def error(network, other, inputs) -> float:
+    """Of the logits, against their spread."""
+    with torch.no_grad():
+        expected = network(inputs)
+        return float((other(inputs) - expected).std() / expected.std())
+
+
+def test_logits_are_nearly_the_same(network, examples, calibration):
+    layers = calibration.quantize()
+    assert tuple(layers) == calibration.layers
+    assert error(network, quantized(network, layers), examples[4:]) < 0.03
+
+
+def test_means_of_channels_are_kept(network, examples, calibration):
+    rounded = quantized(network, calibration.quantize())
+    with torch.no_grad():
+        expected, found = (net(examples[:4]) for net in (network, rounded))
+    shift = (found - expected).mean((0, 2, 3)).abs()
+    assert (shift < 2e-3 * expected.std((0, 2, 3))).all()
+
+
+def test_first_convolutions_can_stay(network, calibration):
+    layers = calibration.quantize(3)
+    assert tuple(layers) == calibration.layers[3:]
+    kept = dict(quantized(network, layers).named_modules())[calibration.layers[0]]
+    assert not hasattr(kept, "parametrizations")
+
+
+def test_weights_are_integers_and_smoothing_is_undone(network, calibration):
+    name = calibration.layers[-2]
+    layer = calibration.quantize()[name]
+    assert layer.weight.dtype == torch.int8
+    assert layer.weight.abs().max() <= 127
+    conv = calibration._network.get_submodule(name)
+    back = layer.weight * layer.weight_scale.view(-1, 1, 1, 1) / layer.smoothing.view(1, -1, 1, 1)
+    step = layer.weight_scale.view(-1, 1, 1, 1) / layer.smoothing.view(1, -1, 1, 1)
+    assert ((back - conv.weight).abs() / step).median() < 0.5
+
+
+def test_the_network_is_left_as_it_is(network, examples):
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    quantized(network, Calibration(network, examples[:1]).quantize(18))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ["fpn-mobilenet_v2", "unetplusplus-tf_efficientnet_lite0", "linknet-resnet18"])
+def test_other_architectures(architecture, examples):
+    torch.manual_seed(0)
+    network = build(architecture, classes=1).eval()
+    layers = Calibration(network, examples[:2]).quantize()
+    assert error(network, quantized(network, layers), examples[4:]) < 0.2
+
+
+def test_layers_are_kept_as_they_are(network, examples, calibration, tmp_path):
+    layers = calibration.quantize(10)
+    save_layers(tmp_path / "layers.safetensors", layers)
+    again = load_layers(tmp_path / "layers.safetensors")
+    with torch.no_grad():
+        expected, found = (quantized(network, those)(examples[:1]) for those in (layers, again))
+    assert torch.equal(expected, found)
+
+
+def test_what_is_no_layers_is_refused(tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="holds no convolutions of integers"):
+        load_layers(tmp_path / "other.safetensors")
+
+
+def test_layers_of_another_network_are_refused(calibration):
+    with pytest.raises(ModelError, match="quantize it anew"):
+        quantized(
+            build("unet-resnet34", classes=2).eval(), {"decoder.other": calibration.quantize()[calibration.layers[0]]}
+        )
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory, network):
+    """A model of geoseg's own, without integers."""
+    made = replace(zoo.load("vehicle"), name="own", architecture="unet-resnet18", tile=128, halo=32, int8=None)
+    made = replace(made, classes=zoo.load("town").classes[:2], precisions=("fp32",), int8_measured=())
+    return write_model(tmp_path_factory.mktemp("own"), made, network.state_dict())
+
+
+def test_a_card_tells_of_its_integers(card, calibration):
+    layers = calibration.quantize()
+    digest = card.digest
+    made = write_int8(card, lambda path: save_layers(path, layers), {"differing": 0.001})
+    assert made == Card.read(card.path)
+    assert (made.int8, made.precisions) == ("own.int8.safetensors", ("fp32", "int8"))
+    assert dict(made.int8_measured) == {"differing": 0.001}
+    assert made.digest != digest
+    assert load_layers(made.int8_path).keys() == layers.keys()
+    assert sorted(path.name for path in card.path.parent.iterdir()) == [
+        "own.card.json",
+        "own.int8.safetensors",
+        "own.safetensors",
+    ]
+    made.int8_path.write_bytes(b"another")
+    with pytest.raises(ModelError, match="is not the file that the card"):
+        _ = made.int8_path
+    (card.path.parent / "own.int8.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        _ = made.int8_path
+
+
+def test_a_model_without_integers_says_so(card):
+    with pytest.raises(ModelError, match="make them with geoseg quantize"):
+        _ = replace(card, int8=None).int8_path
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """The sample scene, 2048 x 2048 px of 0.5 m."""
+    with rasterio.open(SAMPLE) as scene:
+        return scene.read([1, 2, 3])
+
+
+@pytest.mark.parametrize("name", [card.name for card in zoo.available() if card.int8])
+def test_integers_of_shipped_models_pass_the_gate(name, pixels):
+    """At least 99.7 % of labels are those of fp32, simulated, and where the CPU can in the runtime as well."""
+    card = replace(zoo.load(name), tile=512)
+    times = max(1, round(card.gsd_range_m[0] / 0.5))
+    side = 512 * times
+    coarse = pixels[:, :side, :side].reshape(3, 512, times, 512, times).mean((2, 4)).round().astype(np.uint8)
+    tiles = np.ascontiguousarray(coarse[None])
+    assert dict(card.int8_measured)["differing"] <= 0.003
+    how = {"device": torch.device("cpu"), "dtype": torch.float32, "halo": 0, "refine": "none", "tta": "none"}
+    network = load_network(card).eval()
+    rounded = quantized(network, load_layers(card.int8_path))
+    with torch.inference_mode():
+        expected, simulated = (
+            Labeller(card, net, **how)(torch.from_numpy(tiles))[0].numpy() for net in (network, rounded)
+        )
+    assert (simulated != expected).mean() <= 0.003
+    if HAS_INTEGERS:
+        found, _ = open_runtime(card, runtime="openvino", device="cpu", precision="int8", halo=0)(tiles)
+        assert (found != expected).mean() <= 0.003
+        assert (found != simulated).mean() <= 0.001
