@@ -22,7 +22,9 @@ from dataclasses import dataclass
 
 from geoseg.errors import SettingsError
 
-__all__ = ["Chunk", "Lattice", "Tile", "Window"]
+__all__ = ["Chunk", "Lattice", "Tile", "Window", "fitting_core"]
+
+_HANDS = 4  # that share the tiles of a scene; a constant, since tiles must not depend on who computes them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -260,6 +262,30 @@ class Lattice:
         for row in range(window.row_off // self.core, -(-window.row_stop // self.core)):
             for col in range(window.col_off // self.core, -(-window.col_stop // self.core)):
                 yield self.tile_at(row, col)
+
+
+def fitting_core(height: int, width: int, *, tile: int, halo: int, stride: int) -> int:
+    """Return the side of the core with which a scene is done soonest, pixels.
+
+    Large tiles compute less of their neighbours' cores; but they should go over the scene evenly, reach little beyond
+    it, and be several if it is large enough. What counts is the pixels that the busiest of four hands computes. A core
+    has four times its halo at least, if the tile allows it, since most differences to the whole image lie at its edges.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        tile: Largest side of a tile, pixels: a multiple of the stride.
+        halo: Pixels around the core, on every side; a multiple of the stride, and less than half of the tile.
+        stride: The core is a multiple of it.
+    """
+    largest = min(tile - 2 * halo, -(-max(height, width) // stride) * stride)
+    least = min(largest, max(4 * halo, stride))
+
+    def busiest(core: int) -> int:
+        tiles = -(-height // core) * -(-width // core)
+        return -(-tiles // _HANDS) * (core + 2 * halo) ** 2
+
+    return min(range(largest, least - 1, -stride), key=busiest)
 
 
 def _checked(name: str, value: int, least: int) -> int:

@@ -6,9 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geoseg.errors import SettingsError
-from geoseg.lattice import Chunk, Lattice, Tile, Window
+from geoseg.lattice import Chunk, Lattice, Tile, Window, fitting_core
 
 
 class TestWindow:
@@ -156,3 +158,31 @@ class TestLattice:
         lattice = Lattice(np.int64(9), np.uint8(200), np.int32(4), np.int8(0), np.int64(8))
         assert lattice.tile_size + lattice.width == 204
         assert type(lattice.chunk_at(1, 24).window.width) is int
+
+
+class TestFittingCore:
+    @given(
+        height=st.integers(1, 30_000),
+        width=st.integers(1, 30_000),
+        strides=st.integers(4, 96),
+        halo=st.integers(0, 10),
+        stride=st.sampled_from([1, 16, 32]),
+    )
+    def test_is_a_core_of_such_tiles(self, height, width, strides, halo, stride):
+        halo = min(halo, (strides - 1) // 2)
+        core = fitting_core(height, width, tile=strides * stride, halo=halo * stride, stride=stride)
+        assert core % stride == 0
+        assert stride <= core <= (strides - 2 * halo) * stride
+        assert core < max(height, width) + stride
+
+    @pytest.mark.parametrize(
+        ("height", "width", "core"),
+        [
+            (10_240, 10_240, 2_560),  # four by four, none of them beyond the scene
+            (700, 500, 704),  # one tile
+            (100_000, 100_000, 2_592),
+            (2_500, 2_500, 1_280),  # four hands
+        ],
+    )
+    def test_fits_the_scene(self, height, width, core):
+        assert fitting_core(height, width, tile=3072, halo=224, stride=32) == core

@@ -37,6 +37,7 @@ from geoseg.stages.predict import Network, converter, predict_chunk
 __all__ = ["HaloRow", "MeasuredHalo", "count_differing", "cuttings", "measure_halo", "spread_windows", "tiles_over"]
 
 _CUTTINGS = 6
+_TILE = 1536  # px, at most: larger tiles agree more, since less of them lies near an edge
 _RESAMPLES = 1000
 _SPREAD = (0.7548776662466927, 0.5698402909980532)  # by which shifts in rows and columns fill the square evenly
 
@@ -159,7 +160,7 @@ def measure_halo(
 ) -> MeasuredHalo:
     """Measures the agreement of tiled and whole-image labels for all halos that are multiples of the model's stride.
 
-    Memory depends on ``window_px`` and the card's tile, not on the scenes' size.
+    The tiles are the card's, of 1536 px at most. Memory depends on them and ``window_px``, not on the scenes' size.
 
     Args:
         model: a name of the zoo, or the path of a card.
@@ -177,6 +178,7 @@ def measure_halo(
         SettingsError: a number out of range.
     """
     card = zoo.load(model)
+    card = replace(card, tile=min(card.tile, _TILE))
     if card.weights is None:
         raise ModelError(f"model {card.name} decides every pixel alone: its halo is 0 and there is none to measure")
     _check(card, scenes, rate, window_px, windows)

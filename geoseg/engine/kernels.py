@@ -6,7 +6,7 @@ metadata. The same functions run in this process and on Dask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -23,7 +23,7 @@ from geoseg.models.card import Card, InputType
 from geoseg.models.runtimes import Resolved, Runtime, open_runtime
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.settings import Refinement, SimplifyMethod, Tta
+from geoseg.settings import Arithmetic, Refinement, SimplifyMethod, Tta
 from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
@@ -76,7 +76,7 @@ class PredictShare:
     model: Path
     model_digest: str
     runtime: Resolved
-    precision: Literal["fp32", "bf16"]
+    precision: Arithmetic
     tta: Tta
     thresholds: tuple[float, ...] | None
     store: Store
@@ -114,8 +114,8 @@ class PredictJob:
 
 
 @lru_cache(maxsize=8)
-def _runtime(model: Path, digest: str, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
-    """The model, loaded once per process; ``how`` are the arguments of ``open_runtime``, by name.
+def _runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
+    """The model for tiles of one size, loaded once per process; ``how`` are ``open_runtime``'s arguments, by name.
 
     Raises:
         ModelError: the file is not the model that the run was planned with.
@@ -123,7 +123,7 @@ def _runtime(model: Path, digest: str, how: tuple[tuple[str, Any], ...]) -> tupl
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    return card, open_runtime(card, **dict(how))
+    return card, open_runtime(replace(card, tile=tile), **dict(how))
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
@@ -136,7 +136,7 @@ def _network(job: PredictJob, share: PredictShare) -> Network:
         "tta": share.tta,
         "thresholds": share.thresholds,
     }
-    card, infer = _runtime(share.model, share.model_digest, tuple(how.items()))
+    card, infer = _runtime(share.model, share.model_digest, job.lattice.tile_size, tuple(how.items()))
     return Network(infer, infer.batch, fill_of(card))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -14,19 +15,20 @@ from numpy.typing import NDArray
 from geoseg.engine.choice import Choice, choose_models
 from geoseg.engine.executor import fit
 from geoseg.errors import SettingsError
-from geoseg.lattice import Lattice, Window
+from geoseg.lattice import Lattice, Window, fitting_core
 from geoseg.models.card import Card
 from geoseg.models.classical import scene_thresholds
 from geoseg.models.runtimes import Resolved, open_runtime, resolve_device, resolve_precision, resolve_runtime
 from geoseg.scene import Scene
-from geoseg.settings import Execution, RunSettings, Tta, VectorSettings
+from geoseg.settings import Arithmetic, Execution, RunSettings, Tta, VectorSettings
 from geoseg.stages.predict import converter
 from geoseg.stages.refine import reach_px
 
 __all__ = ["Pass", "Plan", "make_plan", "seconds_per_tile"]
 
 _BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "onnx": 800}
-_OF_FP32 = {"fp32": 1.0, "bf16": 0.6}
+_OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6}
+_TILE_BYTES = 2 * 1024**3  # of a worker's memory; a constant, since tiles must not depend on the machine
 _WORKER_BASE_BYTES = 700 * 1024**2
 _GLANCE_PX = 1024  # longest side of what segmenters see of the whole scene
 _GLANCE_READ_PX = 1 << 24  # of the scene, read at once for that
@@ -61,7 +63,7 @@ class Pass:
     lattice: Lattice
     vector: VectorSettings
     runtime: Resolved
-    precision: Literal["fp32", "bf16"]
+    precision: Arithmetic
     tta: Tta
 
     @property
@@ -94,8 +96,8 @@ class Pass:
     @property
     def worker_bytes(self) -> int:
         """Estimated memory that it takes of one CPU worker, bytes: a network's activations for one tile, its chunk."""
-        per_pixel = _BYTES_PER_TILE_PIXEL[self.runtime] * _OF_FP32[self.precision]
-        return int(self.lattice.tile_size**2 * per_pixel) + 24 * min(self.lattice.chunk**2, self.pixels)
+        activations = int(self.lattice.tile_size**2 * _bytes_per_pixel(self.runtime, self.precision))
+        return activations + 24 * min(self.lattice.chunk**2, self.pixels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,7 @@ class Plan:
             "thresholds": {part.name: part.thresholds for part in self.passes},
             "bbox": list(settings.bounds) if settings.bounds else None,
             "gsd_m": {part.name: round(part.grid.gsd_m, 9) for part in self.passes},
+            "tile": {part.name: part.lattice.tile_size for part in self.passes},
             "halo": {part.name: part.lattice.halo for part in self.passes},
             "refine": settings.refine,
             "tta": {part.name: part.tta for part in self.passes},
@@ -224,7 +227,7 @@ def _make_pass(
     scale = settings.scale if card.dtype == "uint8" else None
     thresholds = _thresholds(card, grid, choice.bands, scale)
     halo = _halo(card, settings)
-    core = card.tile - 2 * halo
+    core = _core(card, grid, runtime, precision, halo)
     if settings.bounds is not None:
         wanted = grid.window_of_bounds(settings.bounds)
         snapped = _snap(wanted, core, grid)
@@ -253,6 +256,20 @@ def _make_pass(
         tta="none" if card.weights is None else settings.tta,
     )
     return part, (fitted, workers)
+
+
+def _core(card: Card, grid: Scene, runtime: Resolved, precision: Arithmetic, halo: int) -> int:
+    """Side of a tile's core: what fits a worker's memory and the whole of the scene, up to the card's tile."""
+    if card.is_onnx:  # whose network may take no other
+        return card.tile - 2 * halo
+    fits = math.isqrt(int(_TILE_BYTES / _bytes_per_pixel(runtime, precision))) // card.stride * card.stride
+    tile = min(card.tile, max(fits, 4 * halo))
+    return fitting_core(grid.height, grid.width, tile=tile, halo=halo, stride=card.stride)
+
+
+def _bytes_per_pixel(runtime: Resolved, precision: Arithmetic) -> float:
+    """Estimated memory of a tile's activations, bytes per pixel."""
+    return _BYTES_PER_TILE_PIXEL[runtime] * _OF_FP32[precision]
 
 
 def _halo(card: Card, settings: RunSettings) -> int:
@@ -303,8 +320,9 @@ def _snap(window: Window, core: int, scene: Scene) -> Window:
 
 def seconds_per_tile(plan: Plan, part: Pass) -> float:
     """Times a pass's model on one tile of this machine (the second of two, after warming up)."""
+    side = part.lattice.tile_size
     infer = open_runtime(
-        part.card,
+        replace(part.card, tile=side),
         runtime=part.runtime,
         device=plan.device,
         precision=part.precision,
@@ -313,7 +331,6 @@ def seconds_per_tile(plan: Plan, part: Pass) -> float:
         tta=part.tta,
         thresholds=part.thresholds,
     )
-    side = part.lattice.tile_size
     shape = (infer.batch, len(part.bands), side, side)
     tiles = np.zeros(shape, dtype=np.uint8 if part.card.dtype == "uint8" else np.float32)
     infer(tiles)

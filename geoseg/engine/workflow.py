@@ -32,10 +32,10 @@ from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Advance, Progress, Silent
+from geoseg.engine.rasters import raster_name, writing_rasters
 from geoseg.engine.result import LayerSummary, PassSummary, Result, StageTime
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import InputError, SceneError, SettingsError
-from geoseg.export.cog import write_cog
 from geoseg.export.rows import Layer, read_layers, write_rows
 from geoseg.export.vectors import check_formats, write_layers
 from geoseg.lattice import Chunk, Lattice, Window
@@ -107,20 +107,18 @@ def run(
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             for together in plan.reads:
                 _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
-            halves = [_vector_half_of(plan, part, stores[part.name], watch) for part in plan.passes]
-            halves = [_clean_label_trace(half, executor) for half in halves]
-            worker_bytes = executor.peak_worker_bytes()
-        rows = [_join(half) for half in halves]
-        with watch.stage("export"):
-            layers = [
-                read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
-                for part, files in zip(plan.passes, rows, strict=True)
-            ]
-            files = write_layers(
-                output.path, {name: layer for found in layers for name, layer in found.items()}, settings.vector.formats
-            )
-            for part in plan.passes:
-                files += _write_rasters(plan, part, stores[part.name], output.path)
+            with writing_rasters(plan, stores, output.path) as rasters:
+                halves = [_vector_half_of(plan, part, stores[part.name], watch) for part in plan.passes]
+                halves = [_clean_label_trace(half, executor) for half in halves]
+                worker_bytes = executor.peak_worker_bytes()
+                rows = [_join(half) for half in halves]
+                with watch.stage("export"):
+                    layers = [
+                        read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
+                        for part, files in zip(plan.passes, rows, strict=True)
+                    ]
+                    named = {name: layer for found in layers for name, layer in found.items()}
+                    files = write_layers(output.path, named, settings.vector.formats) + rasters()
         result = Result(
             directory=output.path,
             passes=tuple(_summary_of_pass(plan, part, half) for part, half in zip(plan.passes, halves, strict=True)),
@@ -516,43 +514,6 @@ def _join(half: _VectorHalf) -> list[Path]:
     return files
 
 
-def _mask_name(plan: Plan, part: Pass, array: str = "mask") -> str:
-    """File name of a pass's mask or confidence."""
-    return f"{array}.tif" if len(plan.passes) == 1 else f"{array}_{part.name}.tif"
-
-
-def _write_rasters(plan: Plan, part: Pass, store: Store, directory: Path) -> list[Path]:
-    tags = {
-        "MODEL": f"{part.name} {part.card.version}",
-        "GENERATOR": f"geoseg {importlib.metadata.version('geoseg')}",
-    }
-    place = {"transform": part.grid.transform, "crs": part.grid.crs, "nodata": NODATA}
-    mask, confidence = (directory / _mask_name(plan, part, array) for array in PREDICTED)
-    colours = {entry.code: (*entry.colour, 255) for entry in part.card.classes}
-    write_cog(
-        mask,
-        store.array("mask"),
-        **place,
-        colours={0: (0, 0, 0, 0)} | colours,
-        categories={0: "background"} | {entry.code: entry.name for entry in part.card.classes},
-        overview_resampling="mode",
-        description="class",
-        tags=tags,
-    )
-    write_cog(
-        confidence,
-        store.array("confidence"),
-        **place,
-        colours=None,
-        categories=None,
-        overview_resampling="average",
-        description="confidence (0-254 = 0-1)",
-        tags=tags,
-    )
-    beside = mask.with_name(f"{mask.name}.aux.xml")
-    return [mask, *([beside] if beside.exists() else []), confidence]
-
-
 def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
     return PassSummary(
         model=part.name,
@@ -565,7 +526,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         tta=part.tta,
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
-        mask=_mask_name(plan, part),
+        mask=raster_name(plan, part),
     )
 
 

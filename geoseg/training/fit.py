@@ -29,7 +29,7 @@ from geoseg.atomic import staged
 from geoseg.errors import ModelError, OutputError, SettingsError
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from geoseg.models.runtimes import resolve_device, resolve_precision
-from geoseg.settings import Device, Precision
+from geoseg.settings import Device, TrainingPrecision
 from geoseg.training.augment import Augmenter, Strength
 from geoseg.training.callbacks import CHECKPOINT, Course, Examiner, Keeper, MovingAverage, Progress, columns_of
 from geoseg.training.feed import Draws, Feed
@@ -95,7 +95,7 @@ class FitSettings:
     seed: int = 1
     device: Device = "auto"
     devices: int | None = None
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     workers: int | None = None
     log_every: int = 10
     checkpoint_every_s: float = 120.0

@@ -21,7 +21,7 @@ from geoseg.errors import OutputError
 from geoseg.models.architectures import STRIDE
 from geoseg.models.card import Card, CardClass, write_model
 from geoseg.models.runtimes import resolve_device
-from geoseg.settings import Device, Precision
+from geoseg.settings import Device, TrainingPrecision
 from geoseg.training.callbacks import CHECKPOINT, Progress
 from geoseg.training.classes import boundary_channels, channel_weights
 from geoseg.training.config import read_config
@@ -62,7 +62,7 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
     overwrite: bool = False,
     device: Device = "auto",
     devices: int | None = None,
-    precision: Precision = "auto",
+    precision: TrainingPrecision = "auto",
     workers: int | None = None,
     report: Callable[[Found], None] | None = None,
     progress: Callable[[Progress], None] | None = None,

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def main() -> None:
     plan = geoseg.make_plan(options.scene, settings, execution)
     [part] = plan.passes
     how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
-    infer = open_runtime(part.card, **how, halo=part.lattice.halo)
+    infer = open_runtime(replace(part.card, tile=part.lattice.tile_size), **how, halo=part.lattice.halo)
     side = part.lattice.tile_size
     tiles = np.random.default_rng(0).integers(0, 256, (infer.batch, len(part.bands), side, side), dtype=np.uint8)
 

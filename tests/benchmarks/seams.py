@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def compare_with_centred(
     )
     [part] = plan.passes
     how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
-    infer = open_runtime(part.card, **how, halo=lattice["halo"])
+    infer = open_runtime(replace(part.card, tile=part.lattice.tile_size), **how, halo=lattice["halo"])
     fill = np.array(part.card.mean).round().astype(np.uint8)[:, None, None]
     core, halo = lattice["core"], lattice["halo"]
     for axis, name in ((0, "rows"), (1, "columns")):

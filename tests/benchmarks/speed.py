@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def forward(how: dict[str, Any], model: str, side: int, count: int) -> float:
     from geoseg.models import zoo
     from geoseg.models.runtimes import open_runtime
 
-    infer = open_runtime(zoo.load(model), **how)
+    infer = open_runtime(replace(zoo.load(model), tile=side), **how)
     with rasterio.open(SAMPLE) as sample:
         pixels = sample.read([1, 2, 3])
     gaps = [(0, 0), *((0, max(0, side - size)) for size in pixels.shape[1:])]
@@ -109,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=10_240)
     parser.add_argument("--model", default="town")
+    parser.add_argument("--precision", default="auto", help="of the run and the model alone")
     parser.add_argument("--share", type=float, default=0.25, help="of the plain loop that is done")
     parser.add_argument("--tiles", type=int, default=6, help="of the model alone, in each process, before and after")
     options = parser.parse_args()
@@ -116,14 +118,14 @@ def main() -> None:
         folder = Path(name)
         scene = folder / "scene.tif"
         make_scene(scene, options.side)
-        plan = geoseg.make_plan(str(scene), geoseg.RunSettings(models=(options.model,)))
+        plan = geoseg.make_plan(str(scene), geoseg.RunSettings(models=(options.model,), precision=options.precision))
         [part] = plan.passes
         how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision, "halo": part.lattice.halo}
         alone = (how, options.model, part.lattice.tile_size, plan.workers, options.tiles)
         before = model_alone(*alone)
         start = time.perf_counter()
         command = [sys.executable, "-m", "geoseg", "run", str(scene), "-o", str(folder / "layers"), "--quiet"]
-        subprocess.run([*command, "--model", options.model], check=True)
+        subprocess.run([*command, "--model", options.model, "--precision", options.precision], check=True)
         wall = time.perf_counter() - start
         per_tile = (before + model_alone(*alone)) / 2
         record = json.loads((folder / "layers" / "run.json").read_text(encoding="utf-8"))

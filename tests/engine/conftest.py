@@ -34,6 +34,8 @@ def write_card(tmp_path_factory):
     ) -> Path:
         item = shipped.to_item()
         properties = item["properties"]
+        item["assets"].pop("int8", None)
+        properties.pop("geoseg:precisions", None)
         properties |= {"mlm:name": name, "geoseg:halo": HALO, "geoseg:gsd_range_m": list(gsd_m), "geoseg:upsampling": 2}
         tiles, scores = properties["mlm:input"][0], properties["mlm:output"][0]
         tiles["input"]["shape"][-2:] = [tile, tile]

@@ -29,7 +29,7 @@ REACH = 40  # px to each side, so 64 is the first multiple of the stride that is
 
 def give(patch, network):
     """Gives every card this network, whatever runs it and whatever graphs were kept."""
-    patch.setattr(graphs, "_kept", lambda card, what, make: make())
+    patch.setattr(graphs, "_kept", lambda card, what, make: make()[0])
     for module in (runtime_torch, halos):
         patch.setattr(module, "load_network", lambda card: network)
 
