@@ -178,13 +178,13 @@ _execution_options = _options(
             "Never changes the layers. [default: about 2048, less where workers would idle]"
         ),
     ),
-    click.option("--serial", is_flag=True, help="One process, no Dask."),
     click.option(
-        "--workers",
+        "--threads",
         type=int,
         metavar="N",
-        help="Processes of a local Dask cluster. [default: what fits the machine and the scene]",
+        help="Tasks at once in this process. [default: what fits the machine and the scene]",
     ),
+    click.option("--workers", type=int, metavar="N", help="Processes of a local Dask cluster, in place of threads."),
     click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, e.g. tcp://host:8786."),
 )
 _vector_options = _options(
@@ -593,7 +593,7 @@ def _run_settings(options: dict[str, Any]) -> RunSettings:
 
 
 def _execution(options: dict[str, Any]) -> Execution:
-    return Execution(**{name: options[name] for name in ("chunk", "serial", "workers", "scheduler")})
+    return Execution(**{name: options[name] for name in ("chunk", "threads", "workers", "scheduler")})
 
 
 def _progress(*, quiet: bool) -> Any:

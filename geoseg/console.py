@@ -160,7 +160,8 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
         seconds_per_tile: of each pass.
     """
     workers = plan.workers
-    who = "the scheduler's workers" if not workers else f"{workers} worker{'s' if workers != 1 else ''}"
+    kind = "worker" if plan.execution.workers else "thread"
+    who = "the scheduler's workers" if not workers else f"{workers} {kind}{'s' if workers != 1 else ''}"
     rows = _scene_rows(plan.scene)
     total = 0.0
     for part, one in zip(plan.passes, seconds_per_tile, strict=True):

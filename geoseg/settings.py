@@ -196,23 +196,25 @@ class Execution:
 
     Attributes:
         chunk: side of a chunk, pixels; ``None`` fits the scene and the workers.
-        serial: run every kernel in this process, one after the other.
-        workers: processes of a local Dask cluster; ``None`` fits the machine.
+        threads: of this process, each of which does one task at a time; ``None`` fits the machine and the scene.
+        workers: processes of a local Dask cluster, in place of threads.
         scheduler: address of a running Dask scheduler.
     """
 
     chunk: int | None = None
-    serial: bool = False
+    threads: int | None = None
     workers: int | None = None
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
             raise SettingsError(f"--chunk is {self.chunk}: give a number of pixels >= 1")
+        if self.threads is not None and self.threads < 1:
+            raise SettingsError(f"--threads is {self.threads}: give a number >= 1")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"--workers is {self.workers}: give a number of processes >= 1")
-        if sum((self.serial, self.workers is not None, self.scheduler is not None)) > 1:
-            raise SettingsError("--serial, --workers and --scheduler exclude each other: give one of them")
+        if sum(who is not None for who in (self.threads, self.workers, self.scheduler)) > 1:
+            raise SettingsError("--threads, --workers and --scheduler exclude each other: give one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

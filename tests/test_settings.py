@@ -26,7 +26,7 @@ from geoseg.settings import Execution, RunSettings, VectorSettings
         (lambda: RunSettings(classes=("Lake", "lake")), "no two alike"),
         (lambda: Execution(chunk=0), "--chunk"),
         (lambda: Execution(workers=0), "--workers"),
-        (lambda: Execution(serial=True, workers=2), "exclude each other"),
+        (lambda: Execution(threads=1, workers=2), "exclude each other"),
         (lambda: Execution(workers=2, scheduler="tcp://host:8786"), "exclude each other"),
     ],
 )

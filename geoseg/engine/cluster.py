@@ -11,21 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from geoseg.errors import SettingsError
+from geoseg.machine import memory_bytes
 
-__all__ = ["connect", "fitting_workers"]
+__all__ = ["connect"]
 
-_WORKER_BYTES = 3 * 1024**3
 _START_TIMEOUT_S = 120
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
-
-
-def fitting_workers() -> int:
-    """Worker processes that fit this machine: one per core that this process may use, 3 GiB of memory for each."""
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    return max(1, min(int(CPU_COUNT), int(MEMORY_LIMIT // _WORKER_BYTES)))
 
 
 @contextmanager
@@ -33,7 +25,7 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
     """A Dask client of a running scheduler, or of a local cluster that lives as long as the client.
 
     Args:
-        workers: processes of the local cluster; ``None`` fits the machine.
+        workers: processes of the local cluster.
         scheduler: address of a running scheduler, e.g. ``tcp://10.0.0.1:8786``; it is left running.
         gpus: how many local workers hold one GPU each (Dask resource ``GPU``).
 
@@ -58,13 +50,13 @@ def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterato
             _require_geoseg(client, scheduler)
             yield client
         return
-    count = max(workers or fitting_workers(), gpus)
+    count = max(workers or 1, gpus)
     with _local_cluster(count, gpus) as cluster, Client(cluster, set_as_default=False) as client:
         try:
             client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
         except TimeoutError:
             raise SettingsError(
-                f"{count} Dask workers did not start within {_START_TIMEOUT_S} s; give fewer --workers, or --serial"
+                f"{count} Dask workers did not start within {_START_TIMEOUT_S} s; give fewer --workers, or --threads"
             ) from None
         yield client
 
@@ -93,9 +85,8 @@ def _local_cluster(workers: int, gpus: int) -> Any:
     """
     from distributed import LocalCluster, Scheduler
     from distributed.deploy.spec import SpecCluster
-    from distributed.system import MEMORY_LIMIT
 
-    memory = int(MEMORY_LIMIT // workers)
+    memory = memory_bytes() // workers
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     devices = devices if devices != [""] else [str(index) for index in range(gpus)]
     if sys.platform == "win32":

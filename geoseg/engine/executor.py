@@ -1,4 +1,4 @@
-"""Runs a kernel over many items, in this process or on Dask: the same kernels, the same results (floor 4)."""
+"""Runs a kernel over many items, on threads of this process or on Dask: the same kernels and results (floor 4)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from geoseg.engine.cluster import connect, fitting_workers
+from geoseg.engine.cluster import connect
 from geoseg.errors import ChunkError, InputError, SettingsError
+from geoseg.machine import count_cores, memory_bytes
 from geoseg.settings import Execution
 
-__all__ = ["DaskExecutor", "Executor", "SerialExecutor", "fit", "open_executor", "peak_bytes"]
+__all__ = ["DaskExecutor", "Executor", "ThreadExecutor", "fit", "open_executor", "peak_bytes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,36 +27,47 @@ _RETRIES = 2
 _CHUNK = 2048
 _CHUNKS_PER_WORKER = 2
 _IN_FLIGHT_PER_WORKER = 3
+_KERNEL_BYTES = 3 * 1024**3
 _LOOK_AROUND_S = 5.0
 _GIVE_UP_S = 30.0
 
 
-def fit(execution: Execution, height: int, width: int, *, core: int) -> tuple[Execution, int]:
-    """Fits the work to the workers: every choice that was left open is made.
+def fit(execution: Execution, height: int, width: int, *, core: int, gpus: int = 0) -> tuple[Execution, int]:
+    """Fits the work to the machine: every choice that was left open is made.
+
+    Unless told otherwise, kernels run on threads of this process: they hold the interpreter for moments only, and
+    threads share what processes each load. Several GPUs need a process each.
 
     Args:
         execution: as asked for.
         height: rows to go over.
         width: columns to go over.
         core: side of a tile core; a chunk is a whole number of them.
+        gpus: how many the work may use.
 
     Returns:
-        The execution with a chunk, and with workers unless it has a scheduler (one chunk or one worker: serial); and
-        how many kernels will run at once (for a scheduler's workers: 0, unknown).
+        The execution with a chunk, and with threads unless it has workers or a scheduler; and how many kernels will run
+        at once (for a scheduler's workers: 0, unknown).
     """
-    workers = 1 if execution.serial else 0 if execution.scheduler else execution.workers or fitting_workers()
+    at_once = execution.threads or execution.workers or (0 if execution.scheduler else _fitting_kernels())
     chunk = execution.chunk
     if chunk is None:
         chunk = max(1, _CHUNK // core) * core
-        while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * workers:
+        while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * at_once:
             chunk -= core
     chunk = -(-chunk // core) * core
-    if execution.serial or execution.workers or execution.scheduler:
-        return replace(execution, chunk=chunk), workers
-    workers = min(workers, _count(height, width, chunk))
-    if workers == 1:
-        return Execution(chunk=chunk, serial=True), 1
-    return Execution(chunk=chunk, workers=workers), workers
+    if execution.threads or execution.workers or execution.scheduler:
+        return replace(execution, chunk=chunk), at_once
+    at_once = min(at_once, _count(height, width, chunk))
+    if gpus > 1:
+        at_once = max(at_once, gpus)
+        return Execution(chunk=chunk, workers=at_once), at_once
+    return Execution(chunk=chunk, threads=at_once), at_once
+
+
+def _fitting_kernels() -> int:
+    """Kernels that fit this machine at once: one per core that this process may use, 3 GiB of memory for each."""
+    return max(1, min(count_cores(), memory_bytes() // _KERNEL_BYTES))
 
 
 def _count(height: int, width: int, chunk: int) -> int:
@@ -64,7 +78,7 @@ class Executor(Protocol):
     """Where kernels run.
 
     Attributes:
-        name: for people, e.g. ``serial`` or ``2 workers``.
+        name: for people, e.g. ``serial``, ``4 threads`` or ``2 Dask workers``.
         dashboard: address of Dask's dashboard, if there is one.
     """
 
@@ -114,11 +128,24 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class SerialExecutor:
-    """Runs every kernel in this thread, one after the other: the oracle of all other executors."""
+class ThreadExecutor:
+    """Runs kernels on threads of this process; with one, in the calling thread, one after the other: the oracle.
 
-    name = "serial"
+    Kernels let go of the interpreter where they work: in GDAL, numpy, compiled loops and the runtimes. What a stage
+    began is finished when the run is interrupted; the rest is left.
+    """
+
     dashboard: str | None = None
+
+    def __init__(self, threads: int) -> None:
+        self.name = "serial" if threads == 1 else f"{threads} threads"
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="geoseg") if threads > 1 else None
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def run(
         self,
@@ -128,22 +155,57 @@ class SerialExecutor:
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
-        needs_gpu: bool = False,  # noqa: ARG002  (this process has the GPU, if there is one)
+        needs_gpu: bool = False,
     ) -> None:
-        """See :meth:`Executor.run`."""
+        """See :meth:`Executor.run`; this process has at most one GPU, which serves one kernel at a time."""
         failures: list[BaseException] = []
         total = 0
-        for item in items:
+        if self._pool is None or needs_gpu:
+            results = self._in_turn(kernel, job, items)
+        else:
+            results = self._at_once(self._pool, kernel, job, items)
+        for item, result, error in results:
             total += 1
-            try:
-                result = kernel(job, item)
-            except InputError:
-                raise
-            except Exception as error:  # noqa: BLE001  (one bad chunk must not lose the others)
-                failures.append(error)
-            else:
+            if error is None:
                 on_result(item, result)
+            elif isinstance(error, InputError) or not isinstance(error, Exception):
+                raise error
+            else:
+                failures.append(error)  # one bad chunk must not lose the others
         _raise_if_failed(stage, failures, total)
+
+    def _in_turn(
+        self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Any, BaseException | None]]:
+        for item in items:
+            try:
+                result, error = kernel(job, item), None
+            except Exception as raised:  # noqa: BLE001  (the caller tells them apart)
+                result, error = None, raised
+            yield item, result, error
+
+    def _at_once(
+        self, pool: ThreadPoolExecutor, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Any, BaseException | None]]:
+        """As many as there are threads, and one that waits for each, so that none is idle while results are seen."""
+        waiting = iter(items)
+        under_way: dict[Future[Result], Item] = {}
+        done: queue.SimpleQueue[Future[Result]] = queue.SimpleQueue()
+        try:
+            while True:
+                for item in islice(waiting, 2 * self._threads - len(under_way)):
+                    future = pool.submit(kernel, job, item)
+                    under_way[future] = item
+                    future.add_done_callback(done.put)
+                if not under_way:
+                    return
+                future = done.get()
+                error = future.exception()
+                yield under_way.pop(future), None if error else future.result(), error
+        finally:
+            for future in under_way:
+                future.cancel()
+            wait(under_way)
 
     def peak_worker_bytes(self) -> int:
         """See :meth:`Executor.peak_worker_bytes`."""
@@ -289,11 +351,15 @@ def open_executor(execution: Execution, *, gpus: int = 0) -> Iterator[Executor]:
     """Opens what the settings ask for, and closes it.
 
     Args:
-        execution: serial, a local cluster, or the address of a scheduler.
+        execution: threads, a local cluster, or the address of a scheduler.
         gpus: how many workers of a local cluster hold a GPU, one each.
     """
-    if execution.serial:
-        yield SerialExecutor()
+    if execution.workers is None and execution.scheduler is None:
+        threads = ThreadExecutor(execution.threads or _fitting_kernels())
+        try:
+            yield threads
+        finally:
+            threads.close()
         return
     with connect(workers=execution.workers, scheduler=execution.scheduler, gpus=gpus) as client:
         yield DaskExecutor(client)

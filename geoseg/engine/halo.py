@@ -190,7 +190,7 @@ def measure_halo(
         runtime=settings.runtime,
         precision=settings.precision,
     )
-    plans = [make_plan(path, asked, Execution(serial=True)) for path in scenes]
+    plans = [make_plan(path, asked, Execution(threads=1)) for path in scenes]
     largest = (card.tile - 1) // 2 // card.stride * card.stride
     tiling = None
     if not card.is_onnx:

@@ -6,6 +6,7 @@ metadata. The same functions run in this process and on Dask.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -113,13 +114,22 @@ class PredictJob:
         return [share for share in self.shares if not share.store.is_predicted(chunk)]
 
 
-@lru_cache(maxsize=8)
+_opened = threading.local()
+
+
 def _runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
-    """The model for tiles of one size, loaded once per process; ``how`` are ``open_runtime``'s arguments, by name.
+    """The model for tiles of one size, loaded once per thread; ``how`` are ``open_runtime``'s arguments, by name.
 
     Raises:
         ModelError: the file is not the model that the run was planned with.
     """
+    if not hasattr(_opened, "runtime"):
+        _opened.runtime = lru_cache(maxsize=8)(_open_runtime)
+    opened: tuple[Card, Runtime] = _opened.runtime(model, digest, tile, how)
+    return opened
+
+
+def _open_runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")

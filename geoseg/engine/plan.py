@@ -111,6 +111,7 @@ class Plan:
         execution: who does the work; how it is cut say the passes' lattices.
         workers: kernels that run at once; 0 where a scheduler's workers decide.
         device: where the models run.
+        gpus: how many of them the run may use, each in a process of its own.
         notes: what a user should know, one line each.
     """
 
@@ -120,6 +121,7 @@ class Plan:
     execution: Execution
     workers: int
     device: Literal["cpu", "cuda"]
+    gpus: int
     notes: tuple[str, ...]
 
     def with_chunks(self, chunks: Mapping[str, int]) -> Plan:
@@ -204,7 +206,8 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     any_file = settings.runtime == "auto" and any(choice.card.is_onnx for choice in choices)
     device = resolve_device(settings.device, "onnx" if any_file else settings.runtime)
     asked = execution or Execution()
-    passes, fits = zip(*(_make_pass(choice, settings, asked, device) for choice in choices), strict=True)
+    gpus = _count_gpus() if device == "cuda" else 0
+    passes, fits = zip(*(_make_pass(choice, settings, asked, device, gpus) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
     return Plan(
         settings=settings,
@@ -213,12 +216,19 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         execution=replace(widest, chunk=asked.chunk),
         workers=workers,
         device=device,
+        gpus=gpus,
         notes=tuple(notes),
     )
 
 
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _make_pass(
-    choice: Choice, settings: RunSettings, execution: Execution, device: Literal["cpu", "cuda"]
+    choice: Choice, settings: RunSettings, execution: Execution, device: Literal["cpu", "cuda"], gpus: int
 ) -> tuple[Pass, tuple[Execution, int]]:
     """A model's share of the run, and the execution that fits it with how many kernels run at once."""
     card, grid, within = choice.card, choice.grid, None
@@ -232,7 +242,7 @@ def _make_pass(
         wanted = grid.window_of_bounds(settings.bounds)
         snapped = _snap(wanted, core, grid)
         grid, within = grid.crop(snapped), wanted.shift(-snapped.row_off, -snapped.col_off)
-    fitted, workers = fit(execution, grid.height, grid.width, core=core)
+    fitted, workers = fit(execution, grid.height, grid.width, core=core, gpus=gpus)
     simplify_m = settings.vector.simplify_m
     if simplify_m is None:
         simplify_m = round(grid.gsd_m, 6)

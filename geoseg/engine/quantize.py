@@ -156,7 +156,7 @@ def measure_quantization(
     _check(card, scenes, rate, window_px, windows)
     progress = progress or Silent()
     asked = RunSettings(models=(model,), bands=settings.bands, scale=settings.scale, device="cpu", runtime="torch")
-    parts = [make_plan(path, asked, Execution(serial=True)).passes[0] for path in scenes]
+    parts = [make_plan(path, asked, Execution(threads=1)).passes[0] for path in scenes]
     each = -(-windows // len(parts))
     shown = [_windows(part, window_px, each, number) for number, part in enumerate(parts)]
     settle("cpu")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import geopandas
+from typing import TYPE_CHECKING, Any
 
 from geoseg.errors import InputError
+
+if TYPE_CHECKING:
+    import geopandas
 
 __all__ = ["LayerSummary", "PassSummary", "Result", "StageTime"]
 
@@ -101,6 +102,8 @@ class Result:
         Raises:
             InputError: the run wrote no such layer in one of the two.
         """
+        import geopandas  # takes a while, and a run needs none
+
         for suffix, read in ((".parquet", geopandas.read_parquet), (".geojson", geopandas.read_file)):
             path = self.directory / f"{name}{suffix}"
             if path.exists():

@@ -103,7 +103,7 @@ def run(
             progress.note(note)
         _warn_of_compilation(progress)
         watch = _Watch(progress)
-        with _opened(plan.execution, progress, gpus=_gpus(plan)) as executor:
+        with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             for together in plan.reads:
                 _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
@@ -279,14 +279,6 @@ def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
         yield executor
-
-
-def _gpus(plan: Plan) -> int:
-    if plan.device == "cpu":
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> kernels.PredictJob:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -75,6 +76,9 @@ def logits_graph(card: Card, *, form: Form) -> bytes:
     return _kept(card, ["logits", form], make)
 
 
+_making = threading.Lock()  # torch exports one network at a time, and all threads want the same one
+
+
 def _kept(card: Card, what: list[Any], make: Callable[[], _Made]) -> bytes:
     """A graph from the cache folder, or made and kept there; where nothing can be kept it is only made.
 
@@ -90,12 +94,20 @@ def _kept(card: Card, what: list[Any], make: Callable[[], _Made]) -> bytes:
         name = hashlib.sha256(json.dumps([*facts, side]).encode()).hexdigest()
         return cache_folder() / "graphs" / f"{name[:_DIGEST_BYTES]}.onnx"
 
-    for side in (None, card.tile):
-        with suppress(OSError):
-            kept = place(side).read_bytes()
-            graph = kept[_DIGEST_BYTES:]
-            if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
-                return graph
+    def find() -> bytes | None:
+        for side in (None, card.tile):
+            with suppress(OSError):
+                kept = place(side).read_bytes()
+                graph = kept[_DIGEST_BYTES:]
+                if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
+                    return graph
+        return None
+
+    with _making:
+        return find() or _make_and_keep(make, place)
+
+
+def _make_and_keep(make: Callable[[], _Made], place: Callable[[int | None], Path]) -> bytes:
     graph, side = make()
     path = place(side)
     with suppress(OSError, OutputError):

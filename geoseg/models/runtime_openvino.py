@@ -49,14 +49,22 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     return run
 
 
+_importing = threading.Lock()
+
+
 def _openvino() -> Any:
     """Imports the package, which would tell its makers over the network that it was; a run calls nobody."""
-    if "openvino" not in sys.modules and _TELEMETRY not in sys.modules:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    with _importing:
+        if "openvino" in sys.modules:
+            return sys.modules["openvino"]
+        silenced = _TELEMETRY not in sys.modules
+        if silenced:
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         try:
             import openvino
         finally:
-            del sys.modules[_TELEMETRY]
-    import openvino
-
-    return openvino
+            if silenced:
+                del sys.modules[_TELEMETRY]
+        # fills a table on its first call, during which threads that ask for it as well would wait for each other
+        openvino.Type.u8.to_dtype()
+        return openvino

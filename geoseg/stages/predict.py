@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
@@ -151,7 +152,12 @@ def _prefetched(groups: Iterator[list[_Ready]]) -> Iterator[list[_Ready]]:
         yield group
 
 
-@cache
+_beside = threading.local()
+
+
 def _reader() -> ThreadPoolExecutor:
-    """One thread for all chunks of a process, so that a scene is opened once and not with every chunk."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="geoseg-read")
+    """One thread beside the caller's, for all of its chunks: so a scene is opened once and not with every chunk."""
+    if not hasattr(_beside, "reader"):
+        _beside.reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geoseg-read")
+    reader: ThreadPoolExecutor = _beside.reader
+    return reader

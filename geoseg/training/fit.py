@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from geoseg.atomic import staged
 from geoseg.errors import ModelError, OutputError, SettingsError
+from geoseg.machine import count_cores
 from geoseg.models.architectures import IMAGENET_MEAN, IMAGENET_STD
 from geoseg.models.runtimes import resolve_device, resolve_precision
 from geoseg.settings import Device, TrainingPrecision
@@ -410,15 +411,11 @@ def _count_devices(settings: FitSettings, device: Literal["cpu", "cuda"]) -> int
     return devices
 
 
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _count_workers(device: Literal["cpu", "cuda"], workers: int | None) -> int:
     """Beside a CPU one process in eight cores draws; a GPU waits for samples unless all cores draw."""
     if workers is not None:
         return workers
-    cores = _count_cores()
+    cores = count_cores()
     if device == "cpu":
         return max(1, cores // 8)
     return max(1, min(16, cores // max(1, torch.cuda.device_count()) - 1))
@@ -427,7 +424,7 @@ def _count_workers(device: Literal["cpu", "cuda"], workers: int | None) -> int:
 @contextmanager
 def _threads(device: Literal["cpu", "cuda"], workers: int | None) -> Iterator[None]:
     """Leave cores to the processes that draw, where there are enough of them."""
-    before, cores = torch.get_num_threads(), _count_cores()
+    before, cores = torch.get_num_threads(), count_cores()
     if device == "cpu" and cores >= 4:
         torch.set_num_threads(max(1, min(before, cores - _count_workers(device, workers))))
     try:

@@ -29,7 +29,7 @@ import geoseg
 METHODS = ("visvalingam", "douglas-peucker")
 TOLERANCES_PX = (0.5, 1.0, 3.0)
 OTHER_WAYS = tuple(
-    geoseg.Execution(chunk=chunk, **who) for chunk, who in ((512, {"workers": 2}), (3000, {"serial": True}))
+    geoseg.Execution(chunk=chunk, **who) for chunk, who in ((512, {"workers": 2}), (3000, {"threads": 1}))
 )
 
 
@@ -86,7 +86,7 @@ def main(size: int = 10_000, methods: Sequence[str] = METHODS, tolerances_px: Se
         rows = [*itertools.product(methods, tolerances_px, (False, True), (False,)), (methods[-1], 1.0, True, True)]
         for method, tolerance, smooth, cleaned in rows:
             settings = settings_of(method, tolerance, smooth=smooth, cleaned=cleaned)
-            ways = [geoseg.Execution(chunk=2048, serial=True), *(OTHER_WAYS if cleaned else (next(others),))]
+            ways = [geoseg.Execution(chunk=2048, threads=1), *(OTHER_WAYS if cleaned else (next(others),))]
             mask = with_background if cleaned else full
             start = time.perf_counter()
             digests = []

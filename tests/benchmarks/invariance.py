@@ -33,7 +33,7 @@ def main() -> None:
     scene, *options = sys.argv[1:]
     card = zoo.load("landscape")
     core = card.tile - 2 * card.halo
-    ways = [("--serial", core), ("--serial", 2 * core), ("--serial", 5 * core)]
+    ways = [("--threads=1", core), ("--threads=1", 2 * core), ("--threads=1", 5 * core)]
     ways += [(f"--workers={workers}", chunk * core) for workers, chunk in ((1, 2), (2, 1), (2, 5), (4, 1), (4, 2))]
     first: dict[str, str] = {}
     same = True

@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000])
     options, given = parser.parse_known_args()
-    peaks: dict[str, list[Peak]] = {"--serial": [], "--workers=2": []}
+    peaks: dict[str, list[Peak]] = {"--threads=1": [], "--workers=2": []}
     print("   size         who   driver   worker   anyone   layers   seconds     Mpx/s   GiB; stages in s")
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--bands")
     options = parser.parse_args()
     settings = geoseg.RunSettings(bands=tuple(options.bands.split(",")) if options.bands else None)
-    execution = geoseg.Execution(serial=True)
+    execution = geoseg.Execution(threads=1)
     plan = geoseg.make_plan(options.scene, settings, execution)
     [part] = plan.passes
     how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}

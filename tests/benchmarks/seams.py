@@ -61,9 +61,7 @@ def compare_with_centred(
     mask: np.ndarray, scene_path: str, bands: str, lattice: dict[str, int], *, axes: str, every: int
 ) -> None:
     """Prints changes across tile borders in the run, and in predictions with the border in the middle of a tile."""
-    plan = geoseg.make_plan(
-        scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(serial=True)
-    )
+    plan = geoseg.make_plan(scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(threads=1))
     [part] = plan.passes
     how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
     infer = open_runtime(replace(part.card, tile=part.lattice.tile_size), **how, halo=lattice["halo"])

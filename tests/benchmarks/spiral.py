@@ -35,7 +35,7 @@ def main(size: int = 20_000, chunk: int = 2048) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mask = Path(folder) / "spiral.tif"
         make("spiral", size, mask)
-        options = ("--serial", "--chunk", str(chunk), "--formats", "parquet", "--min-area", "0")
+        options = ("--threads=1", "--chunk", str(chunk), "--formats", "parquet", "--min-area", "0")
         ways = {"every vertex": ("--simplify", "0"), "default": ()}
         peaks = {way: vectorize(mask, Path(folder) / way, *options, *more) for way, more in ways.items()}
         pixels = count_pixels(mask)

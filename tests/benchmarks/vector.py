@@ -143,7 +143,7 @@ def vectorize(path: Path, directory: Path, confidence: np.ndarray, chunk: int, s
         name: vectors.FORMATS[name]._replace(write=ledger.timed(vectors.FORMATS[name].write, line))
         for name, line in (("geojson", GEOJSON), ("parquet", "write GeoParquet"))
     }
-    execution = geoseg.Execution(serial=True, chunk=chunk)
+    execution = geoseg.Execution(threads=1, chunk=chunk)
     with ExitStack() as patches:
         for source in (kernels.SceneMask, kernels.StoredMask):
             read = mock.patch.object(source, "read_confidence", lambda _, window: confidence[window.slices()])

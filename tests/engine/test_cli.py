@@ -9,7 +9,7 @@ import pytest
 
 
 def test_run_ends_with_the_tables(geoseg, land, small_card, tmp_path):
-    options = ["--model", small_card, "--serial", "--formats", "geojson,parquet,gpkg,fgb"]
+    options = ["--model", small_card, "--threads=1", "--formats", "geojson,parquet,gpkg,fgb"]
     code, out, _ = geoseg("run", land, "-o", tmp_path / "layers", *options)
     assert code == 0
     for word in ("polygons", "area", "share", "water", "road", "field", "parking", "predict", "seconds", "layers.gpkg"):
@@ -97,7 +97,7 @@ def test_bad_scenes_end_with_one_line(geoseg, bad, tmp_path, verb, what, words):
         ["--bbox", "1,2,3"],
         ["--chunk", "0"],
         ["--chunk", "many"],
-        ["--serial", "--workers", "2"],
+        ["--threads=1", "--workers", "2"],
         ["--scale", "9,3"],
         ["--formats", "shp"],
         ["--simplify", "-1"],
@@ -122,7 +122,7 @@ def test_bad_usage_ends_with_one_line(geoseg, land, tmp_path, options):
 
 def test_vectorize_takes_names_and_codes(geoseg, write_scene, tmp_path):
     mask = write_scene(np.kron([[0, 1], [2, 2]], np.ones((20, 20))).astype(np.uint8)[None], "codes", nodata=255)
-    code, out, _ = geoseg("vectorize", mask, "-o", tmp_path / "layers", "--classes", "lake=1,wood=2", "--serial")
+    code, out, _ = geoseg("vectorize", mask, "-o", tmp_path / "layers", "--classes", "lake=1,wood=2", "--threads=1")
     assert code == 0
     assert "wood" in out
     assert (tmp_path / "layers" / "lake.geojson").exists()
@@ -142,7 +142,7 @@ def test_vectorize_takes_names_and_codes(geoseg, write_scene, tmp_path):
 def test_vectorize_keeps_touching_instances_apart(geoseg, write_scene, tmp_path):
     mask = write_scene(np.kron([[3, 5, 3]], np.ones((30, 10))).astype(np.uint8)[None], "fields", nodata=255)
     options = ["--boundaries", "3=5", "--growth", "6", "--smooth", "--simplify-method", "douglas-peucker"]
-    code, _, _ = geoseg("vectorize", mask, "-o", tmp_path / "layers", *options, "--serial")
+    code, _, _ = geoseg("vectorize", mask, "-o", tmp_path / "layers", *options, "--threads=1")
     assert code == 0
     features = json.loads((tmp_path / "layers" / "class_3.geojson").read_text())["features"]
     assert [round(feature["properties"]["area_m2"] / 450, 2) for feature in features] == [1, 1]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 import pytest
 
 from geoseg.engine import executor as rooms
-from geoseg.engine.executor import SerialExecutor, open_executor
+from geoseg.engine.executor import open_executor
 from geoseg.errors import ChunkError, SceneError, SettingsError
 from geoseg.settings import Execution
 
@@ -36,9 +38,12 @@ def make_kernels():
 square, process, fail_on_three, refuse, die = make_kernels()
 
 
-@pytest.fixture(scope="module", params=["serial", "dask"])
+WAYS = {"serial": Execution(threads=1), "threads": Execution(threads=3), "dask": Execution(workers=2)}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def executor(request):
-    with open_executor(Execution(serial=True) if request.param == "serial" else Execution(workers=2)) as opened:
+    with open_executor(WAYS[request.param]) as opened:
         yield opened
 
 
@@ -67,9 +72,67 @@ def test_bad_input_ends_it_at_once(executor):
 def test_dask_works_in_other_processes(executor):
     found = set()
     executor.run("process", process, {}, range(12), lambda _, pid: found.add(pid))
-    serial = isinstance(executor, SerialExecutor)
-    assert (found == {os.getpid()}) == serial
-    assert len(found) == (1 if serial else 2)
+    dask = isinstance(executor, rooms.DaskExecutor)
+    assert (found == {os.getpid()}) != dask
+    assert len(found) == (2 if dask else 1)
+
+
+def test_threads_are_all_at_work_at_once():
+    together = threading.Barrier(3, timeout=20)  # breaks unless three kernels wait there together
+    with open_executor(Execution(threads=3)) as opened:
+        opened.run("wait", lambda job, item: together.wait(), {}, range(6), lambda *_: None)
+
+
+def test_a_gpu_serves_one_kernel_at_a_time():
+    at_once = []
+    alone = threading.Lock()
+
+    def kernel(job, item):
+        at_once.append(alone.acquire(blocking=False))
+        time.sleep(0.01)
+        alone.release()
+
+    with open_executor(Execution(threads=3)) as opened:
+        opened.run("predict", kernel, {}, range(6), lambda *_: None, needs_gpu=True)
+    assert at_once == [True] * 6
+
+
+def test_interrupted_threads_finish_what_is_under_way_and_leave_the_rest():
+    begun, finished = [], []
+
+    def kernel(job, item):
+        begun.append(item)
+        time.sleep(0.05)
+        finished.append(item)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_executor(Execution(threads=2)) as opened:
+        opened.run("work", kernel, {}, range(100), interrupt)
+    assert sorted(begun) == sorted(finished)
+    assert len(begun) < 10
+
+
+def test_items_are_drawn_as_work_goes_on(executor):
+    """A scene may have a million chunks."""
+    drawn, most = 0, 0
+
+    def items():
+        nonlocal drawn
+        for item in range(40):
+            drawn += 1
+            yield item
+
+    seen = 0
+
+    def count(*_):
+        nonlocal seen, most
+        seen += 1
+        most = max(most, drawn - seen)
+
+    executor.run("square", square, {"offset": 0}, items(), count)
+    assert most <= 8
 
 
 def test_no_scheduler_at_the_address():
@@ -110,9 +173,12 @@ def test_workers_that_all_die_end_the_run(monkeypatch):
 
 
 def test_small_scenes_run_in_this_process_and_large_ones_on_the_machine(monkeypatch):
-    monkeypatch.setattr(rooms, "fitting_workers", lambda: 8)
-    assert rooms.fit(Execution(), 700, 700, core=768) == (Execution(serial=True, chunk=768), 1)
-    assert rooms.fit(Execution(), 2048, 2048, core=768) == (Execution(workers=8, chunk=768), 8)
-    assert rooms.fit(Execution(), 100_000, 100_000, core=768) == (Execution(workers=8, chunk=1536), 8)
+    monkeypatch.setattr(rooms, "_fitting_kernels", lambda: 8)
+    assert rooms.fit(Execution(), 700, 700, core=768) == (Execution(threads=1, chunk=768), 1)
+    assert rooms.fit(Execution(), 2048, 2048, core=768) == (Execution(threads=8, chunk=768), 8)
+    assert rooms.fit(Execution(), 100_000, 100_000, core=768) == (Execution(threads=8, chunk=1536), 8)
+    assert rooms.fit(Execution(), 100_000, 100_000, core=768, gpus=1) == (Execution(threads=8, chunk=1536), 8)
+    assert rooms.fit(Execution(), 100_000, 100_000, core=768, gpus=2) == (Execution(workers=8, chunk=1536), 8)
+    assert rooms.fit(Execution(), 700, 700, core=768, gpus=2) == (Execution(workers=2, chunk=768), 2)
     assert rooms.fit(Execution(workers=3, chunk=800), 700, 700, core=768) == (Execution(workers=3, chunk=1536), 3)
     assert rooms.fit(Execution(scheduler="tcp://x:1"), 10_000, 10_000, core=1)[1] == 0

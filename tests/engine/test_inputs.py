@@ -57,11 +57,11 @@ def test_a_model_that_takes_any_values_needs_no_scale(reflectances, write_segmen
     settings = RunSettings(
         models=(write_segmenter("ndwi"),), bands=("1", "2"), vector=VectorSettings(min_area_m2=0, simplify_m=0)
     )
-    first = geoseg.run(path, tmp_path / "1", settings=settings, execution=Execution(serial=True, chunk=CORE))
+    first = geoseg.run(path, tmp_path / "1", settings=settings, execution=Execution(threads=1, chunk=CORE))
     mask = mask_of(first)
     np.testing.assert_array_equal(mask == 1, water)
     np.testing.assert_array_equal(mask == 255, np.pad(np.ones((20, 30), bool), ((0, 130), (0, 170))))
-    again = geoseg.run(path, tmp_path / "2", settings=settings, execution=Execution(serial=True, chunk=3 * CORE))
+    again = geoseg.run(path, tmp_path / "2", settings=settings, execution=Execution(threads=1, chunk=3 * CORE))
     assert layers_of(again) == layers_of(first)
     assert make_plan(str(path), replace(settings, scale=(0, 9))).identity()["scale"] == {"ndwi": None}
 
@@ -71,11 +71,11 @@ def test_thresholds_are_of_the_whole_scene(write_scene, write_segmenter, tmp_pat
     pixels[:, :, 150:] += 120  # the last chunks alone are bright
     path = write_scene(pixels, "two")
     settings = RunSettings(models=(write_segmenter("otsu"),), vector=VectorSettings(min_area_m2=0, simplify_m=0))
-    first = geoseg.run(path, tmp_path / "1", settings=settings, execution=Execution(serial=True, chunk=CORE))
+    first = geoseg.run(path, tmp_path / "1", settings=settings, execution=Execution(threads=1, chunk=CORE))
     bright = mask_of(first) == 2
     assert bright[:, 150:].mean() > 0.95
     assert bright[:, :150].mean() < 0.05
-    again = geoseg.run(path, tmp_path / "2", settings=settings, execution=Execution(serial=True, chunk=4 * CORE))
+    again = geoseg.run(path, tmp_path / "2", settings=settings, execution=Execution(threads=1, chunk=4 * CORE))
     assert layers_of(again) == layers_of(first)
     whole = make_plan(str(path), settings)
     west, south, east, north = whole.scene.bounds_lonlat
@@ -111,11 +111,11 @@ def test_refining_widens_the_halo_and_changes_nothing_else(land, write_card, tmp
     assert make_plan(str(land), plain).passes[0].lattice.halo == HALO
     [part] = make_plan(str(land), settings).passes
     assert (part.lattice.halo, part.lattice.core, part.lattice.tile_size) == (2 * HALO, CORE, 192)
-    first = geoseg.run(land, tmp_path / "1", settings=settings, execution=Execution(serial=True, chunk=CORE))
-    again = geoseg.run(land, tmp_path / "2", settings=settings, execution=Execution(serial=True, chunk=3 * CORE))
+    first = geoseg.run(land, tmp_path / "1", settings=settings, execution=Execution(threads=1, chunk=CORE))
+    again = geoseg.run(land, tmp_path / "2", settings=settings, execution=Execution(threads=1, chunk=3 * CORE))
     assert layers_of(again) == layers_of(first)
     assert first.passes[0].refine == method
-    unrefined = geoseg.run(land, tmp_path / "3", settings=plain, execution=Execution(serial=True))
+    unrefined = geoseg.run(land, tmp_path / "3", settings=plain, execution=Execution(threads=1))
     assert layers_of(unrefined) != layers_of(first)
 
 
@@ -128,11 +128,11 @@ def test_mapping_units_of_the_card_are_part_of_the_identity_and_of_the_sieve(lan
     stated = replace(units, vector=VectorSettings(min_area_m2=25))
     areas = [make_plan(str(land), settings).identity()["min_area_m2"] for settings in (plain, units, stated)]
     assert areas == [25.0, {"small": {"water": 25.0, "road": 25.0, "field": 400.0, "parking": 25.0}}, 25.0]
-    result = geoseg.run(land, tmp_path / "units", settings=units, execution=Execution(serial=True))
+    result = geoseg.run(land, tmp_path / "units", settings=units, execution=Execution(threads=1))
     smallest = {name: result.layer(name).area_m2.min() for name, layer in result.layers.items() if layer.polygons}
     assert smallest["field"] >= 400 * 0.9  # simplified
     with pytest.raises(OutputError, match="min_area_m2"):
-        geoseg.run(land, tmp_path / "units", settings=stated, execution=Execution(serial=True))
+        geoseg.run(land, tmp_path / "units", settings=stated, execution=Execution(threads=1))
 
 
 def test_a_tile_too_small_to_refine_is_refused(land, small_card):

@@ -20,7 +20,7 @@ from geoseg.engine.store import Store
 
 from .conftest import CORE, HALO, TILE, paint
 
-SERIAL = Execution(serial=True, chunk=CORE)
+SERIAL = Execution(threads=1, chunk=CORE)
 CLASSES = {"near": ("water", "road"), "twin": ("field",), "far": ("parking",)}
 TILES = {"near": 12, "twin": 12, "far": 4}
 
@@ -100,9 +100,7 @@ def test_a_pass_is_what_its_model_does_alone(finished, scene, settings, cards, t
     assert result.layers == {name: finished.layers[name] for name in CLASSES[model]}
 
 
-@pytest.mark.parametrize(
-    "execution", [Execution(serial=True, chunk=2 * CORE), Execution(workers=2, chunk=CORE)], ids=str
-)
+@pytest.mark.parametrize("execution", [Execution(threads=1, chunk=2 * CORE), Execution(workers=2, chunk=CORE)], ids=str)
 def test_result_does_not_depend_on_chunks_or_workers(finished, scene, settings, execution, tmp_path):
     result = geoseg.run(scene, tmp_path / "layers", settings=settings, execution=execution)
     assert contents(result.directory) == contents(finished.directory)
@@ -155,7 +153,7 @@ def test_a_killed_run_goes_on_where_it_was(finished, scene, settings, reads, tmp
     with pytest.raises(Killed):
         geoseg.run(scene, home, settings=settings, execution=SERIAL)
     assert not list(home.glob("*.geojson"))
-    geoseg.run(scene, home, settings=settings, execution=Execution(serial=True, chunk=5 * CORE))
+    geoseg.run(scene, home, settings=settings, execution=Execution(threads=1, chunk=5 * CORE))
     assert sorted(done) == sorted(set(done)), "what was finished is not done again"
     assert len(done) == sum(TILES.values())
     assert sum(reads.values()) <= TILES["near"] + TILES["far"] + (method == "mark_predicted")
@@ -188,7 +186,7 @@ def test_bounding_box_gives_the_pixels_of_the_whole_run(finished, scene, setting
 def test_the_command_line_tells_of_every_pass(geoseg, finished, scene, cards, tmp_path):
     models = [option for path in cards.values() for option in ("--model", path)]
     classes = ["--classes", "water,road,field,parking"]
-    code, out, _ = geoseg("plan", scene, *models, *classes, "--serial")
+    code, out, _ = geoseg("plan", scene, *models, *classes, "--threads=1")
     assert code == 0
     for words in ("near 1", "twin 1", "far 1", "12 of 128 px", "4 of 128 px", "100 x 75 px at 2 m", "near and twin"):
         assert words in out

@@ -107,7 +107,7 @@ def test_runs_take_them(rounded, land, geoseg):
     assert part.precision == "int8"
     plain = make_plan(str(land), RunSettings(models=(str(rounded),), runtime="openvino", precision="fp32")).passes[0]
     assert plain.precision == "fp32"
-    code, out, _ = geoseg("plan", land, "--model", rounded, "--serial")
+    code, out, _ = geoseg("plan", land, "--model", rounded, "--threads=1")
     assert code == 0
     assert "openvino, int8" in out
 
@@ -117,8 +117,8 @@ def test_layers_do_not_depend_on_the_cut(rounded, land, tmp_path):
     settings = RunSettings(models=(str(rounded),), runtime="openvino", precision="int8")
     found = []
     for name, execution in {
-        "small": Execution(serial=True, chunk=CORE),
-        "large": Execution(serial=True, chunk=8 * CORE),
+        "small": Execution(threads=1, chunk=CORE),
+        "large": Execution(threads=1, chunk=8 * CORE),
         "workers": Execution(workers=2, chunk=2 * CORE),
     }.items():
         package.run(land, tmp_path / name, settings=settings, execution=execution)

@@ -24,7 +24,7 @@ def test_any_chunks_give_the_same_bytes(geoseg, land, small_card, tmp_path, runt
     found = []
     for chunk in (64, 200):
         folder = tmp_path / str(chunk)
-        how = ("--model", small_card, "--serial", "--quiet", "--min-area", 0, "--chunk", chunk, "--runtime", runtime)
+        how = ("--model", small_card, "--threads=1", "--quiet", "--min-area", 0, "--chunk", chunk, "--runtime", runtime)
         how += ("--tta", tta)
         assert geoseg("run", land, "-o", folder, *how) == (0, "", "")
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def test_another_runtime_is_another_run(land, small_card):
 @needs_extras
 def test_plan_tells_the_runtime(geoseg, land, small_card):
     code, text, _ = geoseg(
-        "plan", land, "--model", small_card, "--serial", "--runtime", "openvino", "--precision", "fp32"
+        "plan", land, "--model", small_card, "--threads=1", "--runtime", "openvino", "--precision", "fp32"
     )
     assert code == 0
     assert "openvino, fp32" in text

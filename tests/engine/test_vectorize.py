@@ -103,7 +103,7 @@ def test_gives_exactly_gdals_polygons_for_any_chunk(write_mask, tmp_path, name):
     chunks = (1000, 256) if mask.size > 1e6 else (64, 17)
     for chunk in (2048, *chunks, *([7] if mask.size < 5000 else []), *([1] if mask.size < 200 else [])):
         home = tmp_path / str(chunk)
-        result = geoseg.vectorize(path, home, settings=EXACT, execution=Execution(serial=True, chunk=chunk))
+        result = geoseg.vectorize(path, home, settings=EXACT, execution=Execution(threads=1, chunk=chunk))
         first = first or contents(home)
         assert contents(home) == first, chunk
     assert set(result.layers) == set(expected)
@@ -127,9 +127,9 @@ def test_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path, setting
     path = write_mask(realistic(150, 170, 8))
     first = None
     for name, execution in {
-        "whole": Execution(serial=True, chunk=2048),
-        "small": Execution(serial=True, chunk=23),
-        "middle": Execution(serial=True, chunk=64),
+        "whole": Execution(threads=1, chunk=2048),
+        "small": Execution(threads=1, chunk=23),
+        "middle": Execution(threads=1, chunk=64),
         "workers": Execution(workers=2, chunk=50),
     }.items():
         geoseg.vectorize(path, tmp_path / name, settings=settings, execution=execution)
@@ -179,10 +179,10 @@ def test_cleaned_layers_do_not_depend_on_chunks_or_workers(write_mask, tmp_path,
     settings = replace(CLEANING[name], formats=("parquet",))
     first = None
     for execution in (
-        Execution(serial=True, chunk=2048),
-        Execution(serial=True, chunk=16),
-        Execution(serial=True, chunk=100),
-        Execution(workers=2, chunk=64) if name == "all" else Execution(serial=True, chunk=64),
+        Execution(threads=1, chunk=2048),
+        Execution(threads=1, chunk=16),
+        Execution(threads=1, chunk=100),
+        Execution(workers=2, chunk=64) if name == "all" else Execution(threads=1, chunk=64),
     ):
         home = tmp_path / str(execution.chunk)
         geoseg.vectorize(path, home, settings=settings, execution=execution)
@@ -200,7 +200,7 @@ def areas_of(write_mask, tmp_path):
             write_mask(mask),
             tmp_path / "layers",
             settings=VectorSettings(**{"min_area_m2": 0, "simplify_m": 0, "formats": ("parquet",)} | settings),
-            execution=Execution(serial=True, chunk=16),
+            execution=Execution(threads=1, chunk=16),
             overwrite=True,
         )
         everything = np.concatenate([result.layer(name).geometry.to_numpy() for name in result.layers])
@@ -264,7 +264,7 @@ def test_touching_fields_stay_apart(write_mask, tmp_path):
             mask[row : row + 11, col : col + 8] = 3
     settings = VectorSettings(min_area_m2=0, boundaries=((3, 5),), formats=("parquet",))
     result = geoseg.vectorize(
-        write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(serial=True, chunk=16)
+        write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(threads=1, chunk=16)
     )
     assert list(result.layers) == ["class_3"]
     fields = result.layer("class_3").geometry
@@ -275,9 +275,7 @@ def test_touching_fields_stay_apart(write_mask, tmp_path):
 
 def test_names_classes_and_leaves_confidence_unknown(write_mask, tmp_path):
     path = write_mask(realistic(200, 200, 5))
-    result = geoseg.vectorize(
-        path, tmp_path / "layers", classes={"lake": 2, "wood": 3}, execution=Execution(serial=True)
-    )
+    result = geoseg.vectorize(path, tmp_path / "layers", classes={"lake": 2, "wood": 3}, execution=Execution(threads=1))
     assert list(result.layers) == ["lake", "wood"]
     feature = json.loads((result.directory / "lake.geojson").read_text())["features"][0]
     assert feature["properties"]["class"] == "lake"
@@ -288,7 +286,7 @@ def test_names_classes_and_leaves_confidence_unknown(write_mask, tmp_path):
 def test_default_settings_leave_a_valid_coverage(write_mask, tmp_path):
     path = write_mask(realistic(300, 300, 6))
     result = geoseg.vectorize(
-        path, tmp_path / "layers", settings=VectorSettings(min_area_m2=0), execution=Execution(serial=True, chunk=100)
+        path, tmp_path / "layers", settings=VectorSettings(min_area_m2=0), execution=Execution(threads=1, chunk=100)
     )
     everything = np.concatenate([result.layer(name).geometry.to_numpy() for name in result.layers])
     assert shapely.is_valid(everything).all()
@@ -299,9 +297,7 @@ def test_small_polygons_are_left_out(write_mask, tmp_path):
     mask = np.zeros((50, 50), np.uint8)
     mask[5, 5], mask[20:30, 20:30] = 1, 1
     settings = VectorSettings(min_area_m2=5, simplify_m=0)
-    result = geoseg.vectorize(
-        write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(serial=True)
-    )
+    result = geoseg.vectorize(write_mask(mask), tmp_path / "layers", settings=settings, execution=Execution(threads=1))
     assert result.layers["class_1"].polygons == 1
     assert result.layers["class_1"].area_m2 == pytest.approx(400, rel=1e-2)
 
@@ -318,13 +314,13 @@ def test_small_polygons_are_left_out(write_mask, tmp_path):
 def test_masks_that_are_no_masks_are_refused(write_mask, tmp_path, mask, profile, message):
     path = write_mask(mask, **profile)
     with pytest.raises(SceneError, match=message):
-        geoseg.vectorize(path, tmp_path / "layers", execution=Execution(serial=True))
+        geoseg.vectorize(path, tmp_path / "layers", execution=Execution(threads=1))
     assert not (tmp_path / "layers").exists()
 
 
 def test_a_scene_is_no_mask(land, tmp_path):
     with pytest.raises(SceneError, match="3 bands; a mask has one"):
-        geoseg.vectorize(land, tmp_path / "layers", execution=Execution(serial=True))
+        geoseg.vectorize(land, tmp_path / "layers", execution=Execution(threads=1))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +342,7 @@ def test_refuses_layers_that_no_mask_can_have(write_mask, tmp_path, classes, bou
 def test_rewritten_masks_do_not_outlive_the_run(write_mask, tmp_path):
     settings = VectorSettings(min_area_m2=40, min_width_m=4, formats=("parquet",))
     geoseg.vectorize(
-        write_mask(MASKS["realistic"]), tmp_path / "out", settings=settings, execution=Execution(serial=True)
+        write_mask(MASKS["realistic"]), tmp_path / "out", settings=settings, execution=Execution(threads=1)
     )
     left = sorted(path.name for path in (tmp_path / "out" / ".geoseg").iterdir())
     assert left == ["lock", "manifest.json", "masks"]
@@ -360,7 +356,7 @@ def test_a_scene_whose_corners_lie_off_the_earth(write_mask, tmp_path):
     mask = np.where((rows / 9) ** 2 + (cols / 18) ** 2 < 0.8, 1 + (cols > 0), 255).astype(np.uint8)
     path = write_mask(mask, crs="ESRI:54009", transform=Affine(1e6, 0, -18e6, 0, -1e6, 9e6))
     result = geoseg.vectorize(
-        path, tmp_path / "out", settings=VectorSettings(formats=("parquet",)), execution=Execution(serial=True)
+        path, tmp_path / "out", settings=VectorSettings(formats=("parquet",)), execution=Execution(threads=1)
     )
     assert {name: (layer.polygons, layer.share) for name, layer in result.layers.items()} == {
         "class_1": (1, None),
@@ -369,6 +365,6 @@ def test_a_scene_whose_corners_lie_off_the_earth(write_mask, tmp_path):
 
 
 def test_a_chunk_may_be_larger_than_any_memory(write_mask, tmp_path):
-    whole = Execution(serial=True, chunk=1_000_000)
+    whole = Execution(threads=1, chunk=1_000_000)
     result = geoseg.vectorize(write_mask(MASKS["realistic"]), tmp_path / "out", execution=whole)
     assert result.layers["class_1"].polygons > 0

@@ -23,7 +23,7 @@ from geoseg.errors import ChunkError, InputError, OutputError, SceneError, Setti
 
 from .conftest import CORE, paint
 
-SERIAL = Execution(serial=True, chunk=CORE)
+SERIAL = Execution(threads=1, chunk=CORE)
 NAMES = ("water", "road", "field", "parking")
 
 
@@ -90,13 +90,13 @@ def test_layers_hold_exactly_the_masks_pixels(land, settings, tmp_path):
 @pytest.mark.parametrize(
     "execution",
     [
-        Execution(serial=True, chunk=2 * CORE),
-        Execution(serial=True, chunk=5 * CORE),
+        Execution(threads=1, chunk=2 * CORE),
+        Execution(threads=1, chunk=5 * CORE),
         Execution(workers=1, chunk=2 * CORE),
         Execution(workers=2, chunk=CORE),
         Execution(workers=4, chunk=2 * CORE),
     ],
-    ids=lambda e: f"{'serial' if e.serial else e.workers}-{e.chunk}",
+    ids=lambda e: f"{e.threads or 0}-{e.workers or 0}-{e.chunk}",
 )
 def test_result_does_not_depend_on_chunks_or_workers(finished, land, settings, execution, tmp_path):
     result = geoseg.run(land, tmp_path / "layers", settings=settings, execution=execution)
@@ -106,7 +106,7 @@ def test_result_does_not_depend_on_chunks_or_workers(finished, land, settings, e
 
 def test_the_same_command_again_does_nothing(finished, land, settings):
     before = {path: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
-    again = geoseg.run(land, finished.directory, settings=settings, execution=Execution(serial=True, chunk=5 * CORE))
+    again = geoseg.run(land, finished.directory, settings=settings, execution=Execution(threads=1, chunk=5 * CORE))
     assert again.layers == finished.layers
     assert {path: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
 

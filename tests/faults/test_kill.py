@@ -61,12 +61,12 @@ def layers(directory: Path) -> dict[str, bytes]:
 def whole(command, tmp_path_factory):
     """Where an undisturbed run of the scene left its layers."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([*command, "-o", str(folder), "--serial"], check=True, timeout=120)
+    subprocess.run([*command, "-o", str(folder), "--threads=1"], check=True, timeout=120)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("how", "signal_number", "code"), [("--serial", signal.SIGKILL, -9), ("--workers=2", signal.SIGTERM, 130)]
+    ("how", "signal_number", "code"), [("--threads=1", signal.SIGKILL, -9), ("--workers=2", signal.SIGTERM, 130)]
 )
 def test_killed_and_run_again(command, whole, tmp_path, how, signal_number, code):
     home = tmp_path / "killed"
@@ -84,7 +84,7 @@ def test_killed_and_run_again(command, whole, tmp_path, how, signal_number, code
     kept = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
     assert 3 <= len(kept) < 30
     assert not list(home.glob("*.geojson"))
-    subprocess.run([*command, "-o", str(home), "--serial"], check=True, timeout=120)
+    subprocess.run([*command, "-o", str(home), "--threads=1"], check=True, timeout=120)
     assert layers(home) == layers(whole)
     assert {name: (done / name).stat().st_mtime_ns for name in kept} == kept, "a finished chunk was done again"
 
@@ -126,7 +126,7 @@ def kill_when(home: Path, reached: Callable[[], bool], command: list[str]) -> No
 
 def test_killed_while_tracing_and_run_again(coarse_mask, tmp_path):
     command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--min-area", "0"]
-    command += ["--chunk", "16", "--serial", "--quiet"]
+    command += ["--chunk", "16", "--threads=1", "--quiet"]
     whole, home = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "-o", str(whole)], check=True, timeout=120)
     fragments = home / ".geoseg" / "masks" / "mask" / "fragments"
@@ -143,7 +143,7 @@ CLEANING = VectorSettings(min_area_m2=12, fill_holes_m2=9, min_width_m=3)
 
 def clean(mask: Path, home: Path) -> list[str]:
     """Vectorize with cleaning, or go on with that; gives the names of the stages that ran."""
-    result = geoseg.vectorize(mask, home, settings=CLEANING, execution=Execution(serial=True, chunk=30))
+    result = geoseg.vectorize(mask, home, settings=CLEANING, execution=Execution(threads=1, chunk=30))
     return [stage.name for stage in result.stages]
 
 
@@ -151,7 +151,7 @@ def clean(mask: Path, home: Path) -> list[str]:
 def test_killed_while_cleaning_and_run_again(coarse_mask, tmp_path, name):
     whole, home = tmp_path / "whole", tmp_path / "killed"
     assert clean(coarse_mask, whole) == ["open", "sieve", "label", "trace", "join", "export"]
-    command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--chunk", "30", "--serial", "--quiet"]
+    command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--chunk", "30", "--threads=1", "--quiet"]
     command += ["--min-area", "12", "--fill-holes", "9", "--min-width", "3"]
     store = home / ".geoseg" / "masks" / "mask"
     chunks, mark = store / "arrays.zarr" / name / "c", store / "done" / "cleaned"

@@ -83,7 +83,7 @@ def test_a_training_leaves_a_model_that_runs_and_resumes(folder: Path, capsys: p
         str(folder / "i0.tif"),
         folder / "layers",
         settings=geoseg.RunSettings(models=(str(card.path),)),
-        execution=geoseg.Execution(serial=True),
+        execution=geoseg.Execution(threads=1),
     )
     assert set(result.layers) == {"water", "field"}
 

@@ -409,7 +409,7 @@ class Bench:
                 vector = dataclasses.replace(vector, min_area_m2=VEHICLE_AREA_M2)
             variant = str(self._variant(card, cheapest_tile(card, rows, cols)))
             settings = dataclasses.replace(self.settings, models=(variant,), vector=vector)
-            self.results[key] = geoseg.run(scene, place, settings=settings, execution=Execution(serial=True))
+            self.results[key] = geoseg.run(scene, place, settings=settings, execution=Execution(threads=1))
         return self.results[key]
 
     def _variant(self, card: Card, tile: int) -> Path:

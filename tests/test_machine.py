@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from geoseg import machine
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "limit"),
+    [
+        ({}, 8, None),
+        ({"cpu.max": "max 100000", "memory.max": "max"}, 8, None),
+        ({"cpu.max": "250000 100000", "memory.max": "1048576"}, 2, 1 << 20),
+        ({"cpu.max": "50000 100000"}, 1, None),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3, None),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8, None),
+        ({"memory/memory.limit_in_bytes": "2097152"}, 8, 2 << 20),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 8, None),
+    ],
+)
+def test_a_container_leaves_less(tmp_path, monkeypatch, files, cores, limit):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{text}\n", encoding="ascii")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    whole = machine.memory_bytes()
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    assert machine.count_cores() == cores
+    assert machine.memory_bytes() == (limit or max(whole, machine.memory_bytes()))
