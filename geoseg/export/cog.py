@@ -33,8 +33,6 @@ BLOCK = 512
 OVERVIEW_RESAMPLINGS = ("nearest", "mode", "average", "bilinear", "cubic", "cubicspline", "lanczos", "rms")
 # These only pick among the values that are there, which is all that class codes allow.
 _CODES = ("nearest", "mode")
-# Runs of codes are small and quick at any level; confidences get 15 % smaller at the usual 6, in twice the time.
-_CODES_LEVEL, _LEVEL = 6, 1
 _READ_PIXELS = 32 * 1024 * 1024
 
 
@@ -122,8 +120,8 @@ def write_cog(  # noqa: PLR0913
                     tiled=True,
                     blockxsize=BLOCK,
                     blockysize=BLOCK,
-                    compress="ZSTD",  # many times faster than DEFLATE, and nobody else reads the draft
-                    zstd_level=1,
+                    compress="DEFLATE",
+                    zlevel=1,
                     bigtiff="IF_SAFER",
                 ) as raster:
                     raster.update_tags(**(tags or {}))
@@ -142,7 +140,7 @@ def write_cog(  # noqa: PLR0913
                     driver="COG",
                     BLOCKSIZE=BLOCK,
                     COMPRESS="DEFLATE",
-                    LEVEL=_CODES_LEVEL if overview_resampling in _CODES else _LEVEL,
+                    PREDICTOR="NO" if overview_resampling in _CODES else "STANDARD",
                     OVERVIEW_RESAMPLING=overview_resampling.upper(),
                     BIGTIFF="IF_SAFER",
                     NUM_THREADS=threads,
