@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "settings": 0,
     "lattice": 0,
+    "machine": 0,
     "codes": 0,
     "components": 1,
     "atomic": 1,

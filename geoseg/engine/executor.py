@@ -6,9 +6,9 @@ import queue
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -164,19 +164,20 @@ class ThreadExecutor:
             results = self._in_turn(kernel, job, items)
         else:
             results = self._at_once(self._pool, kernel, job, items)
-        for item, result, error in results:
-            total += 1
-            if error is None:
-                on_result(item, result)
-            elif isinstance(error, InputError) or not isinstance(error, Exception):
-                raise error
-            else:
-                failures.append(error)  # one bad chunk must not lose the others
+        with closing(results):  # whatever interrupts this, what is under way ends before
+            for item, result, error in results:
+                total += 1
+                if error is None:
+                    on_result(item, result)
+                elif isinstance(error, InputError) or not isinstance(error, Exception):
+                    raise error
+                else:
+                    failures.append(error)  # one bad chunk must not lose the others
         _raise_if_failed(stage, failures, total)
 
     def _in_turn(
         self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
-    ) -> Iterator[tuple[Item, Any, BaseException | None]]:
+    ) -> Generator[tuple[Item, Any, BaseException | None]]:
         for item in items:
             try:
                 result, error = kernel(job, item), None
@@ -186,7 +187,7 @@ class ThreadExecutor:
 
     def _at_once(
         self, pool: ThreadPoolExecutor, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
-    ) -> Iterator[tuple[Item, Any, BaseException | None]]:
+    ) -> Generator[tuple[Item, Any, BaseException | None]]:
         """As many as there are threads, and one that waits for each, so that none is idle while results are seen."""
         waiting = iter(items)
         under_way: dict[Future[Result], Item] = {}
@@ -203,9 +204,7 @@ class ThreadExecutor:
                 error = future.exception()
                 yield under_way.pop(future), None if error else future.result(), error
         finally:
-            for future in under_way:
-                future.cancel()
-            wait(under_way)
+            wait([future for future in under_way if not future.cancel()])  # one that is cancelled is never done
 
     def peak_worker_bytes(self) -> int:
         """See :meth:`Executor.peak_worker_bytes`."""

@@ -18,7 +18,14 @@ from geoseg.errors import SettingsError
 from geoseg.lattice import Lattice, Window, fitting_core
 from geoseg.models.card import Card
 from geoseg.models.classical import scene_thresholds
-from geoseg.models.runtimes import Resolved, open_runtime, resolve_device, resolve_precision, resolve_runtime
+from geoseg.models.runtimes import (
+    Resolved,
+    count_gpus,
+    open_runtime,
+    resolve_device,
+    resolve_precision,
+    resolve_runtime,
+)
 from geoseg.scene import Scene
 from geoseg.settings import Arithmetic, Execution, RunSettings, Tta, VectorSettings
 from geoseg.stages.predict import converter
@@ -206,7 +213,7 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     any_file = settings.runtime == "auto" and any(choice.card.is_onnx for choice in choices)
     device = resolve_device(settings.device, "onnx" if any_file else settings.runtime)
     asked = execution or Execution()
-    gpus = _count_gpus() if device == "cuda" else 0
+    gpus = count_gpus() if device == "cuda" else 0
     passes, fits = zip(*(_make_pass(choice, settings, asked, device, gpus) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
     return Plan(
@@ -219,12 +226,6 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         gpus=gpus,
         notes=tuple(notes),
     )
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _make_pass(

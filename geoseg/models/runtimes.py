@@ -32,6 +32,7 @@ from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeNa
 __all__ = [
     "Resolved",
     "Runtime",
+    "count_gpus",
     "open_runtime",
     "packages_of",
     "resolve_device",
@@ -72,6 +73,13 @@ def resolve_device(device: Device, runtime: RuntimeName = "auto") -> Literal["cp
     if device == "cuda" and not there:
         raise SettingsError("--device is cuda, but torch finds no CUDA device here; use --device cpu or auto")
     return "cuda" if there else "cpu"
+
+
+def count_gpus() -> int:
+    """CUDA devices that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _has_nvidia_driver() -> bool:
