@@ -25,12 +25,13 @@ from geoseg.models.card import Card
 from geoseg.models.download import cache_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["Form", "labels_graph", "logits_graph"]
 
-Form: TypeAlias = Literal["plain", "merged", "int8"]
-"""of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; with convolutions of integers"""
+Form: TypeAlias = Literal["plain", "merged", "bf16", "int8"]
+"""of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see
+:func:`geoseg.models.rounding.round_weights`; with convolutions of integers"""
 
 _OPSET = 17
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "onnx")
@@ -130,7 +131,7 @@ def _code() -> str:
 
 
 def _load(card: Card, form: Form) -> nn.Module:
-    from geoseg.models.runtime_torch import load_network, settle
+    from geoseg.models.runtime_torch import example_inputs, load_network, settle
 
     settle("cpu")
     network = load_network(card).eval()
@@ -138,10 +139,15 @@ def _load(card: Card, form: Form) -> nn.Module:
         from geoseg.models.quantization import load_layers, quantized
 
         network = quantized(network, load_layers(card.int8_path))
-    elif form == "merged":
+    elif form != "plain":
         from geoseg.models.upsampling import merge_upsampling
 
-        network = merge_upsampling(network, _example(card, 4 * card.stride))
+        example = example_inputs(card, 4 * card.stride)
+        network = merge_upsampling(network, example)
+        if form == "bf16":
+            from geoseg.models.rounding import round_weights
+
+            network = round_weights(network, example)
     return network
 
 
@@ -188,10 +194,12 @@ def _example_side(network: nn.Module, card: Card) -> int:
     """Side of the tile by which a network is traced: a small one, if its trace then does for any size."""
     import torch
 
+    from geoseg.models.runtime_torch import example_inputs
+
     sides = 4 * card.stride, 5 * card.stride
     if sides[1] >= card.tile:
         return card.tile
-    small, other = (_example(card, side) for side in sides)
+    small, other = (example_inputs(card, side) for side in sides)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, small, check_trace=False)  # type: ignore[no-untyped-call]
@@ -201,10 +209,3 @@ def _example_side(network: nn.Module, card: Card) -> int:
         except RuntimeError:
             alike = False
     return sides[0] if alike else card.tile
-
-
-def _example(card: Card, side: int) -> Tensor:
-    """Inputs of a network, (1, bands, side, side) float32."""
-    import torch
-
-    return torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side)

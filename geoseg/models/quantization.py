@@ -18,18 +18,16 @@ In torch the result is simulated in float32; engines for graphs recognize the ro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import register_parametrization
 
 from geoseg.errors import ModelError
+from geoseg.models.folding import fold_normalizations
 
 __all__ = ["Calibration", "QuantizedLayer", "load_layers", "quantized", "save_layers"]
 
@@ -43,7 +41,6 @@ _PLACES = 4000  # at which inputs are seen together, of each example
 _MOST_TOGETHER = 1200  # weights of an output channel that are rounded together
 _DAMPING = 0.01
 _TINY = 1e-12
-_SAME = 1e-3  # of logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,9 @@ class Calibration:
     """
 
     def __init__(self, network: nn.Module, examples: Tensor) -> None:
-        self._network = _folded(network, examples[:1])
+        self._network = fold_normalizations(network, examples[:1])
+        if self._network is network:
+            raise ModelError("the network uses its normalizations in an order of its own, and cannot be quantized")
         self._examples = examples
         self._seen: dict[str, _Seen] = {}
         self._means: dict[str, Tensor] = {}
@@ -153,7 +152,7 @@ def quantized(network: nn.Module, layers: Mapping[str, QuantizedLayer]) -> nn.Mo
     Raises:
         ModelError: layers of another network.
     """
-    network = _folded(network, None)
+    network = fold_normalizations(network)
     convolutions = _convolutions(network)
     for name, layer in layers.items():
         conv = convolutions.get(name)
@@ -260,26 +259,6 @@ class _InputSteps:
 
 def _convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
-
-
-def _folded(network: nn.Module, example: Tensor | None) -> nn.Module:
-    """A copy with batch normalizations in the convolutions that stand before them, and biases everywhere.
-
-    Raises:
-        ModelError: what stands one after the other is not used so; told by an example.
-    """
-    folded = copy.deepcopy(network)
-    for parent in list(folded.modules()):
-        parts = list(parent.named_children())
-        for (name, conv), (after, norm) in pairwise(parts):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, after, getattr(norm, "act", nn.Identity()))  # timm's have the activation inside
-    if example is not None:
-        with torch.no_grad():
-            if not torch.allclose(folded(example), network(example), rtol=_SAME, atol=_SAME):
-                raise ModelError("the network uses its normalizations in an order of its own, and cannot be quantized")
-    return folded
 
 
 def _round(conv: nn.Module, seen: _Seen) -> QuantizedLayer:

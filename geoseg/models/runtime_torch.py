@@ -14,9 +14,10 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
+from geoseg.models.rounding import round_weights
 from geoseg.settings import Arithmetic, Refinement, Tta
 
-__all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "load_network", "settle"]
+__all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "example_inputs", "load_network", "settle"]
 
 CUDA_BATCH = 8
 """tiles at once on a CUDA device"""
@@ -125,7 +126,10 @@ class TorchRuntime:
         self.batch = CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        network = load_network(card).eval().to(self._device, dtype).to(memory_format=torch.channels_last)
+        network = load_network(card).eval()
+        if precision == "bf16":
+            network = round_weights(network, example_inputs(card, 4 * card.stride))
+        network = network.to(self._device, dtype).to(memory_format=torch.channels_last)
         self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine, tta=tta)
 
     def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -197,6 +201,11 @@ def load_network(card: Card) -> nn.Module:
             f"{' '.join(str(error).split())[:200]}"
         ) from None
     return network
+
+
+def example_inputs(card: Card, side: int) -> torch.Tensor:
+    """Inputs of a card's network by which copies of it are compared, (1, bands, side, side) float32."""
+    return torch.linspace(-2, 2, card.channels * side**2).view(1, -1, side, side)
 
 
 def settle(device: Literal["cpu", "cuda"]) -> None:

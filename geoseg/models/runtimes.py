@@ -47,6 +47,7 @@ _PACKAGES: dict[Resolved, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx"),
     "onnx": ("onnxruntime", "onnx"),
 }
+_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # of a CPU, one of them
 _UNCONVERTED = {"dpt", "pspnet", "upernet"}  # families whose pooling ONNX lacks, for some sizes or for all
 
 
@@ -153,10 +154,11 @@ def resolve_precision(
     *,
     passed: Collection[str] = ("fp32", "bf16"),
 ) -> Arithmetic:
-    """Turns ``auto`` into int8 or bf16 where the hardware multiplies them natively, else fp32.
+    """Turns ``auto`` into bf16 or int8 where the hardware multiplies them natively, else fp32.
 
-    Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums. Without AMX tiles a
-    CPU emulates bf16 and is slower with it than with fp32.
+    A CPU's AMX tiles do bf16 as quickly as whole networks of integers, which lose more. Without AMX integers are the
+    quicker of the two; they are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums.
+    Without AVX512-bf16 a CPU emulates bf16 and is slower with it than with fp32.
 
     Args:
         precision: asked for.
@@ -177,15 +179,20 @@ def resolve_precision(
         return "fp32"
     if precision != "auto":
         return precision
-    if runtime == "openvino" and "int8" in passed and _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
-        return "int8"
-    if "bf16" not in passed:
-        return "fp32"
     if device == "cuda":
         import torch
 
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_has("amx_bf16") else "fp32"
+        native = "bf16" in passed and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
+    choices: tuple[tuple[Arithmetic, tuple[str, ...]], ...] = (
+        ("bf16", ("amx_bf16",)),
+        ("int8", _INT8_FLAGS),
+        ("bf16", ("avx512_bf16",)),
+    )
+    for choice, flags in choices:
+        if choice in passed and (choice != "int8" or runtime == "openvino") and _cpu_has(*flags):
+            return choice
+    return "fp32"
 
 
 def _require_int8(runtime: Resolved, passed: Collection[str]) -> None:
@@ -193,7 +200,7 @@ def _require_int8(runtime: Resolved, passed: Collection[str]) -> None:
         raise SettingsError(f"--precision is int8, which openvino alone runs, and not {runtime}; choose auto")
     if "int8" not in passed:
         raise SettingsError("--precision is int8, but the model has no integers; make them with geoseg quantize")
-    if not _cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+    if not _cpu_has(*_INT8_FLAGS):
         raise SettingsError("--precision is int8, and this CPU lacks VNNI; choose auto")
 
 
@@ -265,7 +272,7 @@ def open_runtime(
         from geoseg.models import runtime_openvino
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
-        form: Form = "int8" if precision == "int8" else "merged"
+        form: Form = "merged" if precision == "fp32" else precision
         return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form)
     from geoseg.models import runtime_onnx
     from geoseg.models.runtime_torch import CUDA_BATCH

@@ -140,11 +140,3 @@ def test_what_cannot_run_is_told(rounded, small_card, land, geoseg, monkeypatch)
         assert errors.count("\n") == 1
         assert message in errors
     assert runtimes.resolve_precision("auto", "cpu", "openvino", passed=("fp32", "int8")) == "fp32"
-
-
-def test_auto_takes_integers_first(monkeypatch):
-    monkeypatch.setattr(runtimes, "_cpu_has", lambda *flags: True)
-    both = ("fp32", "bf16", "int8")
-    assert runtimes.resolve_precision("auto", "cpu", "openvino", passed=both) == "int8"
-    assert runtimes.resolve_precision("auto", "cpu", "torch", passed=both) == "bf16"
-    assert runtimes.resolve_precision("auto", "cpu", "openvino", passed=("fp32",)) == "fp32"

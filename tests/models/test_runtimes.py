@@ -195,10 +195,24 @@ def test_choices_are_resolved():
     assert resolve_precision("auto", "cpu", passed=("fp32",)) == "fp32"
 
 
-def test_auto_is_bf16_only_where_the_card_allows_it(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : avx512f amx_bf16 amx_tile")
-    assert resolve_precision("auto", "cpu", passed=("fp32", "bf16")) == "bf16"
-    assert resolve_precision("auto", "cpu", passed=("fp32",)) == "fp32"
+@pytest.mark.parametrize(
+    ("flags", "runtime", "passed", "expected"),
+    [
+        ("amx_bf16 amx_int8 avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "bf16"),
+        ("amx_bf16 amx_int8 avx512_bf16 avx512_vnni", "openvino", ("fp32", "int8"), "int8"),
+        ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "int8"),
+        ("avx512_bf16 avx512_vnni", "torch", ("fp32", "bf16", "int8"), "bf16"),
+        ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16"), "bf16"),
+        ("avx512_vnni", "openvino", ("fp32", "bf16"), "fp32"),
+        ("avx512_vnni", "torch", ("fp32", "bf16", "int8"), "fp32"),
+        ("avx2", "openvino", ("fp32", "bf16", "int8"), "fp32"),
+        ("amx_bf16 avx512_vnni", "openvino", ("fp32",), "fp32"),
+        ("amx_bf16", "onnx", ("fp32", "bf16"), "fp32"),
+    ],
+)
+def test_auto_is_what_the_cpu_multiplies_and_the_card_allows(monkeypatch, flags, runtime, passed, expected):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : avx512f {flags} sse")
+    assert resolve_precision("auto", "cpu", runtime, passed=passed) == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
