@@ -467,6 +467,37 @@ def quantize(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool,
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
+@click.option("--bands", type=_Names(), metavar="BAND,...", help="As of `run`. [default: by common name]")
+@click.option("--scale", type=_Numbers("LOW,HIGH"), metavar="LOW,HIGH", help="As of `run`.")
+@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option(
+    "--rate", type=float, default=0.997, show_default=True, metavar="SHARE", help="Share of labels to be equal."
+)
+@click.option("--windows", type=int, default=48, show_default=True, metavar="N", help="How many of all scenes.")
+@click.option("--window", "window_px", type=int, default=512, show_default=True, metavar="PX", help="Their side.")
+@click.option("--write", is_flag=True, help="Write into the model's card which precisions pass: auto takes no others.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def parity(model: str, scenes: tuple[str, ...], *, write: bool, as_json: bool, **options: Any) -> None:
+    """Compare labels of every runtime and precision here with those of torch in float32.
+
+    MODEL is a name or the path of a card; each SCENE should show what the model is made for, at a GSD that it reads.
+    """
+    from geoseg.console import show_parity
+    from geoseg.engine.parity import measure_parity
+
+    asked = {name: options.pop(name) for name in ("bands", "scale", "device")}
+    measured = measure_parity(model, scenes, RunSettings(**asked), progress=_progress(quiet=as_json), **options)
+    if as_json:
+        click.echo(json.dumps(measured.facts(), indent=2, ensure_ascii=False))
+    else:
+        show_parity(measured)
+    if write:
+        click.echo(f"written to {measured.write().path}", err=True)
+
+
+@cli.command()
 @click.argument("prediction", metavar="PRED")
 @click.argument("truth")
 @click.option(

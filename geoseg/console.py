@@ -24,7 +24,9 @@ from rich.text import Text
 from geoseg.engine.progress import Advance
 
 if TYPE_CHECKING:
+    from geoseg.engine.agreement import Agreement
     from geoseg.engine.halo import MeasuredHalo
+    from geoseg.engine.parity import MeasuredParity
     from geoseg.engine.plan import Plan
     from geoseg.engine.quantize import MeasuredQuantization
     from geoseg.engine.result import Result
@@ -47,6 +49,8 @@ __all__ = [
     "list_cards",
     "show_found",
     "show_halo",
+    "show_parity",
+    "show_quantization",
     "show_report",
     "show_result",
     "show_trained",
@@ -347,8 +351,6 @@ def show_halo(measured: MeasuredHalo) -> None:
         marks = {"enough": measured.halo, "the card's": card.halo}
         shown = ", ".join(mark for mark, halo in marks.items() if halo == row.halo)
         table.add_row(str(row.halo), _equal(row.differing), interval, _equal(row.worst), f"{row.cost:.2f}x", shown)
-    console = Console()
-    console.print(table)
     windows = f"{_counted(measured.windows, 'window')} of up to {measured.window_px} px of "
     windows += _counted(len(measured.scenes), "scene")
     lines = [
@@ -359,21 +361,14 @@ def show_halo(measured: MeasuredHalo) -> None:
         if measured.halo is None
         else f"the smallest halo that reaches {measured.rate:.6g} is {measured.halo} px; the card has {card.halo}",
     ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    _print_table(table, lines)
 
 
 def show_quantization(measured: MeasuredQuantization) -> None:
     """What integers do to labels, the more convolutions are left out the less."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("fp32", "int8", "equal labels", "95 % interval", "worst scene"):
-        table.add_column(heading, justify="right")
+    table = _agreement_table("fp32", "int8")
     for row in measured.rows:
-        interval = "-" if row.low is None or row.high is None else f"{_equal(row.high)} - {_equal(row.low)}"
-        rounded = measured.convolutions - row.left_out
-        table.add_row(str(row.left_out), str(rounded), _equal(row.differing), interval, _equal(row.worst))
-    console = Console()
-    console.print(table)
+        _add_agreement(table, (str(row.left_out), str(measured.convolutions - row.left_out)), row.agreement)
     lines = [
         f"model {measured.card.name}: rounding found on {_counted(measured.examples, 'window')}",
         f"labels compared with fp32 on {measured.windows} others of {measured.window_px} px, of "
@@ -382,6 +377,39 @@ def show_quantization(measured: MeasuredQuantization) -> None:
         if measured.enough
         else f"no number of convolutions tried reaches {measured.rate:.6g}",
     ]
+    _print_table(table, lines)
+
+
+def show_parity(measured: MeasuredParity) -> None:
+    """How many labels are those of torch in float32, for each runtime and precision."""
+    table = _agreement_table("runtime", "precision", "passes")
+    for row in measured.rows:
+        what = row.runtime, row.precision, "yes" if measured.passes(row) else "no"
+        _add_agreement(table, what, row.agreement)
+    where = f"{_counted(measured.windows, 'window')} of {measured.window_px} px, of "
+    where += _counted(len(measured.scenes), "scene")
+    lines = [
+        f"model {measured.card.name} on {measured.device}, compared with torch fp32 on {where}",
+        f"a precision passes from {measured.rate:.6g} on",
+    ]
+    _print_table(table, lines)
+
+
+def _agreement_table(*headings: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    for heading in (*headings, "equal labels", "95 % interval", "worst scene"):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add_agreement(table: Table, what: Sequence[str], found: Agreement) -> None:
+    interval = "-" if found.low is None or found.high is None else f"{_equal(found.high)} - {_equal(found.low)}"
+    table.add_row(*what, _equal(found.differing), interval, _equal(found.worst))
+
+
+def _print_table(table: Table, lines: Sequence[str]) -> None:
+    console = Console()
+    console.print(table)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -12,35 +12,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from geoseg.engine.kernels import fill_of
-from geoseg.engine.plan import Pass, make_plan
+from geoseg.engine.agreement import Agreement, Labels, Tiles, check_windows, compare, require_classes, strew
 from geoseg.engine.progress import Progress, Silent
-from geoseg.errors import ModelError, SceneError, SettingsError
-from geoseg.evaluation.bootstrap import draw_scenes, ratio, to_figure
-from geoseg.lattice import Window
+from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_int8
 from geoseg.models.quantization import Calibration, QuantizedLayer, quantized, save_layers
 from geoseg.models.runtime_torch import Labeller, load_network, settle
-from geoseg.settings import Execution, RunSettings
-from geoseg.stages.predict import converter
+from geoseg.settings import RunSettings
 
 __all__ = ["MeasuredQuantization", "QuantizationRow", "measure_quantization"]
 
 _LEFT_OUT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # first convolutions that stay fp32
 _MOST_EXAMPLES = 48  # from which rounding is found, all in memory at once
-_RESAMPLES = 1000
-_SEED = 1
-
-_Tiles: TypeAlias = NDArray[Any]
-"""pixels of windows, (windows, bands, side, side), as the model takes them"""
+_TO_LEARN_AND_TO_JUDGE = 2  # windows of each scene at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +40,15 @@ class QuantizationRow:
 
     Attributes:
         left_out: how many convolutions, the first ones, stay fp32.
-        pixels: compared.
-        differing: share of them whose labels are not those of fp32.
-        low: lower end of its 95 % interval by bootstrap over scenes; ``None`` with one scene.
-        high: upper end.
-        worst: the share in the worst scene.
+        agreement: with the labels of fp32.
     """
 
     left_out: int
-    pixels: int
-    differing: float
-    low: float | None
-    high: float | None
-    worst: float
+    agreement: Agreement
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {"left_out": self.left_out, **asdict(self.agreement)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +80,7 @@ class MeasuredQuantization:
     @property
     def enough(self) -> bool:
         """Whether labels agree at the rate."""
-        return 1 - self.rows[-1].differing >= self.rate
+        return 1 - self.rows[-1].agreement.differing >= self.rate
 
     def facts(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -101,7 +88,7 @@ class MeasuredQuantization:
             "model": self.card.name,
             "rate": self.rate,
             "enough": self.enough,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.facts() for row in self.rows],
             **{name: getattr(self, name) for name in ("scenes", "examples", "windows", "window_px", "convolutions")},
         }
 
@@ -113,12 +100,12 @@ class MeasuredQuantization:
             OutputError: they cannot be written.
         """
         if not self.enough:
-            best = min(self.rows, key=lambda row: row.differing)
+            best = min(row.agreement.differing for row in self.rows)
             raise ModelError(
                 f"no integers of model {self.card.name} reach the rate {self.rate:g}, the nearest do with "
-                f"{1 - best.differing:.6f}: ask for a lower --rate, or give other scenes; nothing was written"
+                f"{1 - best:.6f}: ask for a lower --rate, or give other scenes; nothing was written"
             )
-        measured = {key: value for key, value in asdict(self.rows[-1]).items() if value is not None}
+        measured = {key: value for key, value in self.rows[-1].facts().items() if value is not None}
         measured |= {"rate": self.rate, "scenes": len(self.scenes), "windows": self.windows}
         measured |= {"examples": self.examples, "convolutions": self.convolutions}
         return write_int8(self.card, partial(save_layers, layers=self.layers), measured)
@@ -153,22 +140,15 @@ def measure_quantization(
     card = zoo.load(model)
     if card.weights is None or card.is_onnx:
         raise ModelError(f"model {card.name} has no weights of geoseg's own format, which integers are made from")
-    _check(card, scenes, rate, window_px, windows)
+    check_windows(card, scenes, rate, window_px, windows, _TO_LEARN_AND_TO_JUDGE)
     progress = progress or Silent()
-    asked = RunSettings(models=(model,), bands=settings.bands, scale=settings.scale, device="cpu", runtime="torch")
-    parts = [make_plan(path, asked, Execution(threads=1)).passes[0] for path in scenes]
-    each = -(-windows // len(parts))
-    shown = [_windows(part, window_px, each, number) for number, part in enumerate(parts)]
+    names, shown = strew(model, scenes, settings, window_px=window_px, windows=windows)
     settle("cpu")
     network = load_network(card).eval()
     judged = [pixels[1::2] for pixels in shown]
     label = partial(_label, card)
-    truth = [label(network, pixels) for pixels in judged]
-    if len(np.unique(np.concatenate([np.unique(labels) for labels in truth]))) < 2:
-        raise SceneError(
-            f"model {card.name} labels everything alike in these windows, whatever is rounded; give scenes that show "
-            "what it is made for"
-        )
+    expected = [label(network, pixels) for pixels in judged]
+    require_classes(card, expected)
     examples = np.concatenate([pixels[::2] for pixels in shown])
     examples = examples[:: -(-len(examples) // _MOST_EXAMPLES)]
     rows: list[QuantizationRow] = []
@@ -179,13 +159,14 @@ def measure_quantization(
         for left_out in numbers:
             layers = calibration.quantize(left_out)
             rounded = quantized(network, layers)
-            rows.append(_row(left_out, truth, [label(rounded, pixels) for pixels in judged]))
-            if 1 - rows[-1].differing >= rate:
+            found = [label(rounded, pixels) for pixels in judged]
+            rows.append(QuantizationRow(left_out, compare(expected, found)))
+            if 1 - rows[-1].agreement.differing >= rate:
                 break
     return MeasuredQuantization(
         card=card,
         rate=rate,
-        scenes=tuple(Path(part.grid.shown).name for part in parts),
+        scenes=tuple(Path(name).name for name in names),
         examples=len(examples),
         windows=sum(len(pixels) for pixels in judged),
         window_px=window_px,
@@ -195,54 +176,15 @@ def measure_quantization(
     )
 
 
-def _check(card: Card, scenes: Sequence[str], rate: float, window_px: int, windows: int) -> None:
-    if not scenes:
-        raise SettingsError("no scene is given: name at least one that shows what the model is made for")
-    if not 0 < rate <= 1:
-        raise SettingsError(f"--rate is {rate:g}: give a share of equal labels above 0 and up to 1, e.g. 0.997")
-    if window_px < card.stride or window_px % card.stride:
-        raise SettingsError(f"--window is {window_px}: give a multiple of {card.stride}, the stride of {card.name}")
-    if windows < 2 * len(scenes):
-        raise SettingsError(f"--windows is {windows}: give two for each scene or more, one to learn and one to judge")
-
-
-def _windows(part: Pass, side: int, count: int, number: int) -> _Tiles:
-    """Windows with data, strewn over a scene by its number; mirrored beyond the scene's edges."""
-    rng = np.random.default_rng((_SEED, number))
-    convert, fill = converter(part.card.dtype, part.scale), fill_of(part.card)[:, None, None]
-    found = []
-    for _ in range(4 * count):
-        row, col = (int(rng.integers(max(length - side, 0) + 1)) for length in (part.grid.height, part.grid.width))
-        pixels, valid = part.grid.read(Window(col, row, side, side), part.bands)
-        if valid.any():
-            found.append(np.where(valid, convert(pixels), fill))
-        if len(found) == count:
-            return np.stack(found)
-    raise SceneError(f"{part.grid.shown} has hardly any data: {len(found)} of {4 * count} windows; give another scene")
-
-
-def _inputs(card: Card, pixels: _Tiles) -> torch.Tensor:
+def _inputs(card: Card, pixels: Tiles) -> torch.Tensor:
     """Pixels as the network takes them."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return (torch.from_numpy(pixels).float() - mean) / std
 
 
-def _label(card: Card, network: nn.Module, pixels: _Tiles) -> NDArray[np.uint8]:
+def _label(card: Card, network: nn.Module, pixels: Tiles) -> Labels:
     """Labels (windows, side, side) uint8."""
-    how: dict[str, Any] = {"dtype": torch.float32, "halo": 0, "refine": "none", "tta": "none"}
+    how: dict[str, Any] = {"halo": 0, "refine": "none", "tta": "none"}
     labeller = Labeller(card, network, device=torch.device("cpu"), **how)
     with torch.inference_mode():
         return np.concatenate([labeller(torch.from_numpy(window[None]))[0].numpy() for window in pixels])
-
-
-def _row(left_out: int, truth: Sequence[NDArray[np.uint8]], found: Sequence[NDArray[np.uint8]]) -> QuantizationRow:
-    """Compares the labels of each scene's windows."""
-    differs = np.array(
-        [np.count_nonzero(ours != theirs) for ours, theirs in zip(found, truth, strict=True)], np.float64
-    )
-    compared = np.array([labels.size for labels in truth], np.float64)
-    draws = draw_scenes(len(compared), _RESAMPLES)
-    figure = to_figure(ratio(draws @ differs, draws @ compared))
-    assert figure.value is not None  # noqa: S101 - there are pixels
-    worst = float((differs / compared).max())
-    return QuantizationRow(left_out, int(compared.sum()), figure.value, figure.low, figure.high, worst)

@@ -31,6 +31,7 @@ __all__ = [
     "write_halo",
     "write_int8",
     "write_model",
+    "write_parity",
 ]
 
 Activation: TypeAlias = Literal["sigmoid", "softmax"]
@@ -112,6 +113,8 @@ class Card:
             ``None`` if there are none.
         int8_checksum: of that file, a hexadecimal multihash.
         int8_measured: how labels by integers differ from those of fp32, see ``geoseg.engine.quantize``.
+        parity: how labels differ from those of torch in fp32, a row per runtime and precision, see
+            ``geoseg.engine.parity``.
         download: where the weights came from, for a model of the zoo: ``url``, ``sha256`` and more; else empty.
     """
 
@@ -149,6 +152,7 @@ class Card:
     int8: str | None = None
     int8_checksum: str = ""
     int8_measured: tuple[tuple[str, Any], ...] = ()
+    parity: tuple[dict[str, Any], ...] = ()
     download: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -249,6 +253,7 @@ class Card:
             int8=int8["href"] if int8 else None,
             int8_checksum=int8.get("file:checksum", ""),
             int8_measured=tuple(sorted(properties.get("geoseg:int8_measured", {}).items())),
+            parity=tuple(properties.get("geoseg:parity", ())),
             download=tuple(sorted(properties.get("geoseg:download", {}).items())),
         )
 
@@ -347,6 +352,7 @@ class Card:
             "geoseg:upsampling": self.upsampling if self.upsampling != 2.0 else None,
             "geoseg:precisions": list(self.precisions) if self.precisions != ("fp32",) else None,
             "geoseg:int8_measured": dict(self.int8_measured),
+            "geoseg:parity": list(self.parity),
             "geoseg:download": dict(self.download),
         }
         return {key: value for key, value in extras.items() if value is False or value}
@@ -521,7 +527,8 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
 
     Args:
         directory: where ``NAME.card.json`` and ``NAME.safetensors`` go; an older model of that name is replaced.
-        card: the model's; ``path`` and ``weights`` are set here, and integers of other weights are left out.
+        card: the model's; ``path`` and ``weights`` are set here, and what was measured of other weights' precisions is
+            left out.
         state: the network's state dict.
         half: round floating point tensors to float16.
 
@@ -551,10 +558,11 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
             card,
             path=inside,
             weights=f"{card.name}.safetensors",
-            precisions=tuple(name for name in card.precisions if name != "int8"),
+            precisions=("fp32",),
             int8=None,
             int8_checksum="",
             int8_measured=(),
+            parity=(),
         )
         save_file(tensors, made.weights_path, metadata={"format": "pt"})
         made.weights_path.chmod(0o644)  # safetensors writes files for their owner alone
@@ -587,6 +595,28 @@ def write_int8(card: Card, write: Callable[[Path], None], measured: Mapping[str,
         properties = item["properties"]
         precisions = dict.fromkeys((*properties.get("geoseg:precisions", ("fp32",)), "int8"))
         properties |= {"geoseg:precisions": list(precisions), "geoseg:int8_measured": dict(measured)}
+        inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
+    return Card.read(card.path)
+
+
+def write_parity(card: Card, precisions: tuple[str, ...], measured: Sequence[Mapping[str, Any]]) -> Card:
+    """Writes into a card's file which precisions keep labels, at once or not at all; all else in it stays.
+
+    Args:
+        card: as read.
+        precisions: that pass the gate.
+        measured: what it rests on, plain JSON values.
+
+    Returns:
+        the card as it lies there now.
+
+    Raises:
+        ModelError: the file is no card of geoseg's.
+        OutputError: it cannot be written.
+    """
+    item = _item(card, "precisions")
+    item["properties"] |= {"geoseg:precisions": list(precisions), "geoseg:parity": list(measured)}
+    with staged(card.path) as inside:
         inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
     return Card.read(card.path)
 

@@ -61,7 +61,7 @@ def labels_graph(card: Card, *, halo: int, form: Form) -> bytes:
 
         network = _load(card, form)
         cpu = torch.device("cpu")
-        labeller = Labeller(card, network, device=cpu, dtype=torch.float32, halo=halo, refine="none", tta="none")
+        labeller = Labeller(card, network, device=cpu, halo=halo, refine="none", tta="none")
         return _export(labeller, network, card)
 
     return _kept(card, ["labels", halo, form], make)

@@ -1,23 +1,27 @@
-"""Networks whose weights are bfloat16 and lose little by it, without any images (floor 3).
+"""Networks in bfloat16 that lose little by it, without any images (floor 3).
 
 Rounding each weight to the nearest of bfloat16's 8 bits adds up: where the inputs of a kernel are much alike, as beside
 each other they are, what counts is the error of the kernel's sum. So of each kernel some weights are rounded the other
 way, such that the sum is kept (C. Guo et al., *SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian
 Approximation*, 2022, https://arxiv.org/abs/2202.07471, there for integers). Batch normalizations are folded first, else
-they would be rounded as well.
+they would be rounded as well. What then is left of the error comes of the first convolutions, whose results are large
+where all that matters is how they differ; torch can keep these in float32.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import Tensor, nn
 
 from geoseg.models.folding import fold_normalizations
 
-__all__ = ["round_weights"]
+__all__ = ["round_weights", "to_bfloat16"]
 
 _MOST_TURNS = 64  # of rounding one more weight of every kernel the other way
 _BETTER = 0.999
+_EXACT = 3  # first convolutions that stay float32 in torch
 
 
 def round_weights(network: nn.Module, example: Tensor) -> nn.Module:
@@ -43,6 +47,46 @@ def round_weights(network: nn.Module, example: Tensor) -> nn.Module:
         elif isinstance(part, nn.Conv2d):
             part.weight.data = _round_kernels(part.weight.data)
     return folded
+
+
+def to_bfloat16(network: nn.Module, example: Tensor) -> nn.Module:
+    """The network in bfloat16, its first convolutions and what they give in float32.
+
+    Args:
+        network: in evaluation mode; it is left as it is.
+        example: as of :func:`round_weights`.
+
+    Returns:
+        A copy that takes inputs of any float type.
+    """
+    rounded = copy.deepcopy(round_weights(network, example))
+    used: list[nn.Module] = []
+
+    def note(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+        used.append(part)
+
+    hooks = [part.register_forward_pre_hook(note) for part in rounded.modules() if isinstance(part, nn.Conv2d)]
+    with torch.no_grad():
+        rounded(example)
+    for hook in hooks:
+        hook.remove()
+    exact = dict.fromkeys(used[:_EXACT])
+    for part in rounded.modules():
+        own = list(part.parameters(recurse=False))
+        if own and part not in exact:
+            part.register_forward_pre_hook(_narrow)
+    rounded = rounded.bfloat16()
+    for part in exact:
+        part.float().register_forward_pre_hook(_widen)
+    return rounded
+
+
+def _narrow(part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+    return tuple(value.bfloat16() for value in inputs)
+
+
+def _widen(part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+    return tuple(value.float() for value in inputs)
 
 
 def _round_kernels(weight: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def _labeller(card: Card, network: Callable[[Tensor], Tensor], *, halo: int, ref
 
     settle("cpu")
     cpu = torch.device("cpu")
-    return Labeller(card, network, device=cpu, dtype=torch.float32, halo=halo, refine=refine, tta=tta)
+    return Labeller(card, network, device=cpu, halo=halo, refine=refine, tta=tta)
 
 
 def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:

@@ -14,7 +14,7 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
-from geoseg.models.rounding import round_weights
+from geoseg.models.rounding import to_bfloat16
 from geoseg.settings import Arithmetic, Refinement, Tta
 
 __all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "example_inputs", "load_network", "settle"]
@@ -35,9 +35,8 @@ class Labeller(nn.Module):
 
     Args:
         card: of the model.
-        network: from inputs (N, bands, T, T) to what the card says, (N, planes, T, T), of any float type.
+        network: from inputs (N, bands, T, T) float32 to what the card says, (N, planes, T, T), of any float type.
         device: of the tiles.
-        dtype: of the inputs.
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
         tta: views of a tile whose scores are averaged.
@@ -49,7 +48,6 @@ class Labeller(nn.Module):
         network: Callable[[torch.Tensor], torch.Tensor],
         *,
         device: torch.device,
-        dtype: torch.dtype,
         halo: int,
         refine: Refinement,
         tta: Tta,
@@ -59,7 +57,6 @@ class Labeller(nn.Module):
         self._views = _VIEWS[tta]
         self._gives_scores = card.output == "scores"
         self._activate, self._undo = _ACTIVATIONS[card.activation]
-        self._dtype = dtype
         self._decision = Decision(card, halo, refine)
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
@@ -71,7 +68,7 @@ class Labeller(nn.Module):
             pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
         inputs = (pixels - self._mean) / self._std
         picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-        mask, confidence = self._decision(self._look(inputs.to(self._dtype)), picture)
+        mask, confidence = self._decision(self._look(inputs), picture)
         return mask, confidence
 
     def _look(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -125,12 +122,11 @@ class TorchRuntime:
         settle(device)
         self.batch = CUDA_BATCH if device == "cuda" else 1
         self._device = torch.device(device)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         network = load_network(card).eval()
         if precision == "bf16":
-            network = round_weights(network, example_inputs(card, 4 * card.stride))
-        network = network.to(self._device, dtype).to(memory_format=torch.channels_last)
-        self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine, tta=tta)
+            network = to_bfloat16(network, example_inputs(card, 4 * card.stride))
+        network = network.to(self._device).to(memory_format=torch.channels_last)
+        self._label = Labeller(card, network, device=self._device, halo=halo, refine=refine, tta=tta)
 
     def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "resolve_runtime",
+    "runtimes_of",
 ]
 
 Resolved: TypeAlias = Literal["torch", "openvino", "onnx"]
@@ -129,6 +130,22 @@ def resolve_runtime(runtime: RuntimeName, card: Card, device: Literal["cpu", "cu
                 "pip install onnxruntime-gpu in its place, or give --device cpu"
             )
     return runtime
+
+
+def runtimes_of(card: Card, device: Literal["cpu", "cuda"]) -> list[tuple[Resolved, Arithmetic]]:
+    """Every runtime and precision that can be asked for here, for a model on a device."""
+
+    def can(runtime: Resolved, precision: Arithmetic) -> bool:
+        try:
+            resolve_runtime(runtime, card, device)
+            resolve_precision(precision, device, runtime, passed=("fp32", *["int8"] * (card.int8 is not None)))
+        except SettingsError:
+            return False
+        return not (runtime == "openvino" and device == "cuda")
+
+    return [
+        (runtime, precision) for runtime in _PACKAGES for precision in get_args(Arithmetic) if can(runtime, precision)
+    ]
 
 
 def packages_of(runtime: Resolved) -> tuple[str, ...]:

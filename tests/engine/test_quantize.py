@@ -60,7 +60,7 @@ def test_more_stay_as_they_are_until_labels_agree(write_card, scenes, monkeypatc
     measured = measure_quantization(str(write_card("strict")), scenes, RunSettings(), rate=1, window_px=64, windows=4)
     assert [row.left_out for row in measured.rows] == [0, 56]
     assert not measured.enough
-    assert measured.rows[-1].differing < measured.rows[0].differing
+    assert measured.rows[-1].agreement.differing < measured.rows[0].agreement.differing
     with pytest.raises(ModelError, match=r"no integers of model strict reach the rate 1.* nothing was written"):
         measured.write()
 

@@ -64,7 +64,7 @@ def test_integers_are_simulated_as_they_run(name):
     """By which `geoseg quantize` judges them, on any CPU."""
     card = replace(zoo.load(name), tile=SIDE)
     assert dict(card.int8_measured)["differing"] <= GATE
-    how = {"device": torch.device("cpu"), "dtype": torch.float32, "halo": 0, "refine": "none", "tta": "none"}
+    how = {"device": torch.device("cpu"), "halo": 0, "refine": "none", "tta": "none"}
     rounded = quantized(load_network(card).eval(), load_layers(card.int8_path))
     with torch.inference_mode():
         simulated = Labeller(card, rounded, **how)(torch.from_numpy(tiles_of(name)))[0].numpy()

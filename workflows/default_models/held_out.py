@@ -2,10 +2,11 @@
 
 ::
 
-    python workflows/default_models/held_out.py DATA [--models MODEL | CLASS=MODEL ...] [--part test|valid]
-        [--rows WORD[+WORD...] ...] [--json FILE] [--pictures DIR]
+    python workflows/default_models/held_out.py DATA [--models MODEL | CLASS=MODEL ...] [--part test|valid|train]
+        [--rows WORD[+WORD...] ...] [--json FILE] [--pictures DIR] [--scenes DIR]
 
-    ... --part valid --rows field        quick, to tune a model with
+    ... --part valid --rows field                  quick, to tune a model with
+    ... --rows fields_naip+field --scenes DIR      no figures: the images as GeoTIFFs, for `geoseg parity` and its like
 
 DATA holds the folders ``fields_naip``, ``dubai``, ``ucmerced``, ``lakes_naip`` and ``vehicles_kit``. Every image is
 written as a GeoTIFF with a made-up place in UTM and its GSD, goes through `geoseg.run` in this process, and what the
@@ -69,7 +70,7 @@ from geoseg.models import zoo
 from geoseg.models.card import Card
 from geoseg.resample import area_taps, resample
 from geoseg.scene import Scene
-from geoseg.settings import EvaluationSettings, Execution, RunSettings, RuntimeName, Tta, VectorSettings
+from geoseg.settings import EvaluationSettings, Execution, Precision, RunSettings, RuntimeName, Tta, VectorSettings
 
 CODES = {"water": 1, "road": 2, "field": 3, "parking": 4, "vehicle": 5}
 LAKES = ("20090818", "20170827", "20180716")
@@ -196,11 +197,17 @@ def read_split(folder: Path, part: str) -> list[str]:
     return names
 
 
+def _side(part: str) -> str:
+    """Of a set's own split in two."""
+    return "test" if part == "test" else "train"
+
+
 def read_fields(data: Path, part: str) -> Iterator[Picture]:
     """`fields_naip`: fields, water and roads."""
     folder = data / "fields_naip"
     facts = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    for stem in VALID_FIELDS if part == "valid" else read_split(folder, "test"):
+    trained_on = [stem for stem in read_split(folder, "train") if stem not in VALID_FIELDS]
+    for stem in {"train": trained_on, "valid": VALID_FIELDS, "test": read_split(folder, "test")}[part]:
         found = read_raster(folder / "water_roads" / f"{stem}.png")[0]
         fields = read_raster(folder / "instances" / f"{stem}.png")[0]
         gsd_m = round(float(facts[stem]["gsd_m"]), 3)
@@ -225,8 +232,8 @@ def read_desert(data: Path, part: str) -> Iterator[Picture]:
 
 def _dubai(data: Path, part: str) -> Iterator[tuple[str, Pixels, Pixels]]:
     folder = data / "dubai"
-    for name in read_split(folder, "train" if part == "valid" else "test"):
-        if part == "test" or name.startswith("tile6_"):
+    for name in read_split(folder, _side(part)):
+        if part == "test" or name.startswith("tile6_") == (part == "valid"):
             yield name, read_raster(folder / "images" / f"{name}.jpg"), read_raster(folder / "masks" / f"{name}.png")[0]
 
 
@@ -234,13 +241,13 @@ def read_chips(data: Path, part: str) -> Iterator[Picture]:
     """`ucmerced`, chips with masks: water, roads, fields and parking."""
     folder = data / "ucmerced"
     masked: dict[str, list[Path]] = {}
-    for name in read_split(folder, "train" if part == "valid" else "test"):
+    for name in read_split(folder, _side(part)):
         mask = (folder / "masks" / name).with_suffix(".png")
         if mask.is_file():
             masked.setdefault(mask.parent.name, []).append(mask)
     for masks in masked.values():
-        chosen = sorted(masks)[-math.ceil(len(masks) / 6) :] if part == "valid" else masks
-        for mask in chosen:
+        last = len(masks) - math.ceil(len(masks) / 6)
+        for mask in {"train": sorted(masks)[:last], "valid": sorted(masks)[last:], "test": masks}[part]:
             image = read_raster(folder / mask.parent.name / f"{mask.stem}.jpg")
             yield Picture(mask.stem, image, CHIP_GSD_M, read_raster(mask)[0])
 
@@ -250,9 +257,10 @@ def read_negatives(kind: str) -> Callable[[Path, str], Iterator[Picture]]:
 
     def read(data: Path, part: str) -> Iterator[Picture]:
         folder = data / "ucmerced"
-        for name in read_split(folder, "train" if part == "valid" else "test"):
+        for name in read_split(folder, _side(part)):
             stem = Path(name).stem
-            if not name.startswith(f"{kind}/") or (part == "valid" and not 70 <= int(stem[-2:]) <= 79):
+            held_back = 70 <= int(stem[-2:]) <= 79
+            if not name.startswith(f"{kind}/") or (part != "test" and held_back != (part == "valid")):
                 continue
             image = read_raster(folder / name)
             mask = (folder / "masks" / name).with_suffix(".png")
@@ -276,8 +284,10 @@ def read_vehicles(data: Path, part: str) -> Iterator[Picture]:
     """`vehicles_kit`: frames of one sequence."""
     folder = data / "vehicles_kit"
     boxes = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
-    names = sorted(name for name in boxes if name.startswith("munichstreet02" if part == "valid" else "mos74_93"))
-    for name in names[-5:] if part == "valid" else names:
+    test, others = (sorted(name for name in boxes if name.startswith("mos74_93") == wanted) for wanted in (True, False))
+    valid = [name for name in others if name.startswith("munichstreet02")][-5:]
+    trained_on = [name for name in others if name not in valid]
+    for name in {"train": trained_on, "valid": valid, "test": test}[part]:
         image = read_raster(folder / "images" / name)
         edges = np.array(boxes[name], np.float64).reshape(-1, 4)
         yield Picture(Path(name).stem, image, VEHICLE_GSD_M, np.zeros(image.shape[1:], np.uint8), boxes=edges)
@@ -328,6 +338,15 @@ def write_raster(path: Path, pixels: NDArray[Any], gsd_m: float) -> Path:
     ) as raster:
         raster.write(pixels)
     return path
+
+
+def write_scenes(data: Path, part: str, rows: Sequence[Row], folder: Path) -> None:
+    """Write the images of some rows as scenes, each once at each GSD."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, gsd_m in dict.fromkeys((row.source, row.gsd_m) for row in rows):
+        for picture in READERS[source](data, part):
+            image = coarsen(picture, gsd_m).image
+            write_raster(folder / f"{source}_{gsd_m:g}_{picture.name}.tif", image, gsd_m)
 
 
 def cheapest_tile(card: Card, rows: int, cols: int) -> int:
@@ -644,22 +663,27 @@ def main(arguments: Sequence[str]) -> None:
     automatic = [card.name for card in zoo.automatic()]
     parser.add_argument("--models", nargs="+", default=automatic, metavar="[CLASS=]MODEL")
     parser.add_argument("--runtime", choices=get_args(RuntimeName), default="auto", help="as of a run")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="as of a run")
     parser.add_argument("--tta", choices=get_args(Tta), default="none", help="as of a run")
-    parser.add_argument("--part", choices=("test", "valid"), default="test")
+    parser.add_argument("--part", choices=("test", "valid", "train"), default="test")
     parser.add_argument("--rows", nargs="+", help="rows by set, class, GSD or metric; a+b are rows with both")
     parser.add_argument("--json", type=Path, help="where the rows go, as the cards take them")
     parser.add_argument("--pictures", type=Path, help="folder for the best, the median and the worst image of each row")
+    parser.add_argument("--scenes", type=Path, help="folder for the images as GeoTIFFs; nothing is judged then")
     options = parser.parse_args(arguments)
     rows = [row for row in ROWS if any(row.fits(set(word.split("+"))) for word in options.rows or [row.source])]
     if not rows:
         words = ", ".join(sorted({word for row in ROWS for word in row.words}))
         raise SystemExit(f"error: --rows {' '.join(options.rows)} fits no row; words are {words}")
+    if options.scenes is not None:
+        write_scenes(options.data, options.part, rows, options.scenes)
+        return
     try:
         cards, given = find_models(options.models)
         if options.pictures is not None:
             options.pictures.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            settings = RunSettings(runtime=options.runtime, tta=options.tta)
+            settings = RunSettings(runtime=options.runtime, precision=options.precision, tta=options.tta)
             bench = Bench(options.data, options.part, cards, given, Path(folder), settings)
             lines = evaluate(bench, rows, options.pictures)
     except (GeosegError, OSError) as error:
