@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -360,8 +361,7 @@ class Scene:
         top, left = int(rows.min()), int(cols.min())
         found = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         pixels, valid = self._read_grid(found, indexes)
-        around = np.ix_(rows - top, cols - left)
-        return pixels[:, around[0], around[1]], valid[around]
+        return _mirrored(pixels, rows - top, cols - left), _mirrored(valid[None], rows - top, cols - left)[0]
 
     def burn(self, window: Window, geometries: Sequence[Any], values: Sequence[int]) -> NDArray[np.int32]:
         """Return a window of this grid with polygons drawn on it: a pixel belongs to what its centre lies in.
@@ -683,6 +683,32 @@ def _reflected(start: int, stop: int, size: int) -> NDArray[np.int64]:
         return np.zeros(stop - start, np.int64)
     place = np.arange(start, stop) % (2 * size - 2)
     return np.where(place < size, place, 2 * size - 2 - place).astype(np.int64)
+
+
+_MOST_TURNS = 16  # of a run of places; a scene of few pixels is mirrored many times
+
+
+def _mirrored(planes: NDArray[Any], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[Any]:
+    """Return planes (n, rows, cols) at some rows and columns; runs of them are copied at once, which is quick."""
+    mirrored = np.empty((len(planes), len(rows), len(cols)), planes.dtype)
+    for to_rows, from_rows in _runs(rows):
+        for to_cols, from_cols in _runs(cols):
+            mirrored[:, to_rows, to_cols] = planes[:, from_rows][:, :, from_cols]
+    return mirrored
+
+
+def _runs(places: NDArray[np.int64]) -> list[tuple[slice, slice | NDArray[np.int64]]]:
+    """Split places into runs that count up or down by one: where each goes, and what it takes."""
+    steps = np.diff(places)
+    turns = np.flatnonzero(np.diff(steps)) + 1
+    if len(turns) > _MOST_TURNS or not (np.abs(steps) == 1).all():
+        return [(slice(0, len(places)), places)]
+    runs: list[tuple[slice, slice | NDArray[np.int64]]] = []
+    for start, stop in pairwise([0, *(int(turn) + 1 for turn in turns), len(places)]):
+        first, step = int(places[start]), int(steps[start]) if stop - start > 1 else 1
+        beyond = first + step * (stop - start)
+        runs.append((slice(start, stop), slice(first, beyond if beyond >= 0 else None, step)))
+    return runs
 
 
 def _resampled(

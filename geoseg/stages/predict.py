@@ -115,8 +115,9 @@ def predict_chunk(
                 for (tile, _, valid), tile_codes, tile_scores in zip(batch, codes, scores, strict=False):
                     known = valid[tile.core.slices(tile.outer)]
                     inside = (slice(0, tile.core.height), slice(0, tile.core.width))
-                    mask[tile.core.slices(window)] = np.where(known, tile_codes[inside], NODATA)
-                    confidence[tile.core.slices(window)] = np.where(known, tile_scores[inside], NODATA)
+                    there = tile.core.slices(window)
+                    np.copyto(mask[there], tile_codes[inside], where=known)  # elsewhere it is NODATA
+                    np.copyto(confidence[there], tile_scores[inside], where=known)
     return results
 
 
@@ -135,7 +136,8 @@ def _stack(batch: Sequence[_Ready], network: Network) -> NDArray[Any]:
     """The tiles as a network takes them, as many as it takes."""
     fill = network.fill[:, None, None]
     stack = [pixels if valid.all() else np.where(valid, pixels, fill) for _, pixels, valid in batch]
-    return np.stack(stack + stack[-1:] * (network.batch - len(stack)))
+    stack += stack[-1:] * (network.batch - len(stack))
+    return np.stack(stack) if len(stack) > 1 else stack[0][None]
 
 
 def _batches(items: Iterator[_Ready], size: int) -> Iterator[list[_Ready]]:
