@@ -16,8 +16,19 @@ from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
 from geoseg.models.rounding import round_weights
 from geoseg.settings import Arithmetic, Refinement, Tta
+from geoseg.stages.blend import FULL
 
-__all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "example_inputs", "load_network", "settle"]
+__all__ = [
+    "CUDA_BATCH",
+    "BlendedDecision",
+    "ClassicalRuntime",
+    "Labeller",
+    "Scorer",
+    "TorchRuntime",
+    "example_inputs",
+    "load_network",
+    "settle",
+]
 
 CUDA_BATCH = 8
 """tiles at once on a CUDA device"""
@@ -64,15 +75,18 @@ class Labeller(nn.Module):
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
 
-    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mask and confidence (N, core, core) uint8 of tiles (N, bands, T, T), uint8 or float32."""
+        return self._decision(*self._see(tiles))
+
+    def _see(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, planes, T, T) of tiles, and the picture (N, bands, T, T) that refines them."""
         pixels = tiles.float()
         if tiles.dtype != torch.uint8:  # one value that is no number would spread over all of the tile
             pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
         inputs = (pixels - self._mean) / self._std
         picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-        mask, confidence = self._decision(self._look(inputs.to(self._dtype)), picture)
-        return mask, confidence
+        return self._look(inputs.to(self._dtype)), picture
 
     def _look(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits (N, planes, T, T) of inputs; of several views, those of their mean scores."""
@@ -88,6 +102,21 @@ class Labeller(nn.Module):
             total = scores if total is None else total + scores
         assert total is not None  # noqa: S101 - there are views
         return self._undo(total / len(self._views))
+
+
+class Scorer(Labeller):
+    """The same up to the decision, so that scores of several tiles can be blended before it. See :class:`Labeller`."""
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Scores (N, planes, core, core) uint8, 0-255 for 0-1, of tiles (N, bands, T, T), uint8 or float32.
+
+        With softmax all planes are told, that of background first: of scores that say how a class stands against
+        background alone, two classes have the highest where both are sure not to be background.
+        """
+        odds = self._decision.odds(*self._see(tiles))
+        if self._activate is _softmax:
+            odds = torch.cat([torch.zeros_like(odds[:, :1]), odds], dim=1)
+        return ((self._activate(odds) * 255).round().to(torch.uint8),)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -121,6 +150,7 @@ class TorchRuntime:
         halo: int,
         refine: Refinement = "none",
         tta: Tta = "none",
+        scores: bool = False,
     ) -> None:
         settle(device)
         self.batch = CUDA_BATCH if device == "cuda" else 1
@@ -130,14 +160,15 @@ class TorchRuntime:
         if precision == "bf16":
             network = round_weights(network, example_inputs(card, 4 * card.stride))
         network = network.to(self._device, dtype).to(memory_format=torch.channels_last)
-        self._label = Labeller(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine, tta=tta)
+        kind = Scorer if scores else Labeller
+        self._label = kind(card, network, device=self._device, dtype=dtype, halo=halo, refine=refine, tta=tta)
 
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
         """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""
         with torch.inference_mode():
             pixels = torch.from_numpy(tiles).to(self._device, non_blocking=True)
-            mask, confidence = self._label(pixels.contiguous(memory_format=torch.channels_last))
-            return mask.cpu().numpy(), confidence.cpu().numpy()
+            found = self._label(pixels.contiguous(memory_format=torch.channels_last))
+            return tuple(plane.cpu().numpy() for plane in found)
 
 
 class ClassicalRuntime:
@@ -170,6 +201,28 @@ class ClassicalRuntime:
             )
             unknown = ~self._decision.core(torch.from_numpy(known).to(self._device))
             return mask.masked_fill(unknown, 0).cpu().numpy(), confidence.masked_fill(unknown, 0).cpu().numpy()
+
+
+class BlendedDecision:
+    """Decides by mean scores of the tiles that hold a pixel, as a network's own scores are decided by.
+
+    That is done on the CPU, whatever gave the scores: there they were added up.
+
+    Args:
+        card: of the model.
+    """
+
+    def __init__(self, card: Card) -> None:
+        settle("cpu")
+        _, self._undo = _ACTIVATIONS[card.activation]
+        self._decision = Decision(card, 0, "none")
+
+    def __call__(self, scores: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Mask and confidence, (rows, cols) uint8, of scores (planes, rows, cols), see ``geoseg.stages.blend``."""
+        with torch.inference_mode():
+            shares = torch.from_numpy(scores.astype(np.float32) / np.float32(FULL))[None]
+            mask, confidence = self._decision(self._undo(shares), shares)  # there is nothing to refine by a picture
+            return mask[0].numpy(), confidence[0].numpy()
 
 
 def load_network(card: Card) -> nn.Module:

@@ -10,8 +10,8 @@ from geoseg.errors import ModelError, SettingsError
 from geoseg.models import zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import CardClass, write_model
-from geoseg.models.runtime_torch import load_network
-from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision
+from geoseg.models.runtime_torch import Scorer, load_network
+from geoseg.models.runtimes import open_decision, open_runtime, open_scorer, resolve_device, resolve_precision
 
 torch = pytest.importorskip("torch")
 
@@ -185,6 +185,37 @@ def test_views_are_turned_and_mirrored_and_averaged(card, tiles):
     found, _ = averaged(tiles)
     assert (found == expected).mean() > 0.9999
     assert (found != plain(tiles)[0]).mean() > 0.001
+
+
+def test_scores_are_those_of_the_network_as_bytes(card, soft_card, tiles, deep_tiles):
+    for one, shown in ((card, tiles), (soft_card, deep_tiles)):
+        [found] = open_scorer(one, runtime="torch", device="cpu", precision="fp32")(shown)
+        assert found.dtype == np.uint8
+        assert found.shape == (len(shown), one.planes, *shown.shape[2:])
+        assert np.abs(found - 255 * scores_of(one, shown)).max() < 0.51
+
+
+@pytest.mark.parametrize("more", [{}, {"tta": "d4"}, {"refine": "guided"}], ids=str)
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_scores_are_decided_as_labels_are(card, soft_card, tiles, deep_tiles, kind, more):
+    one, shown = (card, tiles[:1]) if kind == "sigmoid" else (soft_card, deep_tiles)
+    expected = runtime(one, halo=0, **more)(shown)
+    [scores] = open_scorer(one, runtime="torch", device="cpu", precision="fp32", **more)(shown)
+    mask, confidence = open_decision(one)(scores[0].astype(np.uint16) * 256)
+    assert len(np.unique(mask)) > 1
+    same = mask == expected[0][0]
+    assert same.mean() > 0.99
+    assert np.abs(confidence.astype(int) - expected[1][0])[same].max() <= 2
+
+
+def test_classes_are_told_apart_where_none_of_them_may_be_background(soft_card):
+    shares = torch.tensor([1e-7, 0.6, 0.4]).view(1, 3, 1, 1).expand(-1, -1, 96, 96)
+    how = {"device": torch.device("cpu"), "dtype": torch.float32, "halo": 0, "refine": "none", "tta": "none"}
+    [scores] = Scorer(soft_card, lambda inputs: shares.log() + 5, **how)(torch.zeros(1, 8, 96, 96))
+    assert scores[0, :, 0, 0].tolist() == [0, 153, 102]
+    mask, confidence = open_decision(soft_card)(scores[0].numpy().astype(np.uint16) * 256)
+    assert set(np.unique(mask)) == {3}
+    assert set(np.unique(confidence)) == {254}  # that of the class and its boundary together
 
 
 def test_choices_are_resolved():
