@@ -117,7 +117,8 @@ class Tile:
     Attributes:
         row: Row in the lattice of tiles.
         col: Column in the lattice of tiles.
-        core: The pixels that this tile decides, clipped to the scene. Cores partition the scene.
+        core: The pixels that this tile decides, or in which it counts most where overlapping tiles are blended, clipped
+            to the scene. Cores partition the scene.
         outer: The pixels that the model sees: the unclipped core plus a halo on every side, always
             tile_size x tile_size. It may stick out of the scene.
     """
@@ -336,8 +337,8 @@ def overlap(tile: int, stride: int) -> tuple[int, int]:
 def fitting_overlap(height: int, width: int, *, tile: int, stride: int) -> tuple[int, int]:
     """Return core and halo of tiles that overlap by half, with which a scene is done soonest, pixels.
 
-    See :func:`fitting_core`; but tiles are not smaller than half of the largest, for a network that looks at all of
-    its tile should see much of the scene.
+    See :func:`fitting_core`; but tiles are not smaller than three quarters of the largest, for a network that looks at
+    all of its tile should see much of the scene.
 
     Args:
         height: Rows of the scene.
@@ -346,8 +347,9 @@ def fitting_overlap(height: int, width: int, *, tile: int, stride: int) -> tuple
         stride: Core and halo are multiples of it.
     """
     step = 4 * stride
-    tiles = range(tile // step * step, tile // 2 - 1, -step) if tile >= step else [tile]
-    return min((overlap(side, stride) for side in tiles), key=lambda sides: _busiest(height, width, *sides))
+    largest = max(tile // step * step, min(tile, step))
+    sides = range(largest, -(-3 * largest // 4) - 1, -step)
+    return min((overlap(side, stride) for side in sides), key=lambda cut: _busiest(height, width, *cut))
 
 
 def _busiest(height: int, width: int, core: int, halo: int) -> int:

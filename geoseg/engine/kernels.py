@@ -7,8 +7,9 @@ metadata. The same functions run in this process and on Dask.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,13 +20,14 @@ from geoseg.codes import NODATA
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import ModelError, SceneError
 from geoseg.export.rows import write_rows
-from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.lattice import Chunk, Lattice, Tile, Window
 from geoseg.models.card import Card, InputType
-from geoseg.models.runtimes import Resolved, Runtime, open_runtime
+from geoseg.models.runtimes import Resolved, Runtime, open_decision, open_runtime, open_scorer
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.settings import Arithmetic, Refinement, SimplifyMethod, Tta
+from geoseg.settings import Arithmetic, Refinement, SimplifyMethod, Stitch, Tta
 from geoseg.stages.assemble import Rings, assemble
+from geoseg.stages.blend import Blend, tile_weights
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
 from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
@@ -95,6 +97,7 @@ class PredictJob:
         scale: see ``stages.predict.to_uint8``.
         lattice: of the passes.
         device: resolved.
+        stitch: how tiles become one mask.
         refine: how scores are refined.
         shares: of the passes.
     """
@@ -106,48 +109,66 @@ class PredictJob:
     scale: tuple[float, float] | None
     lattice: Lattice
     device: Literal["cpu", "cuda"]
+    stitch: Stitch
     refine: Refinement
     shares: tuple[PredictShare, ...]
+
+    def tiles(self, chunk: Chunk) -> Iterator[Tile]:
+        """What is predicted for a chunk: its own tiles, or with blending all that hold a pixel of it."""
+        lattice = self.lattice
+        return lattice.tiles(chunk) if self.stitch == "crop" else lattice.tiles_reaching(chunk, self.within)
 
     def lacking(self, chunk: Chunk) -> list[PredictShare]:
         """The shares that have not predicted a chunk yet."""
         return [share for share in self.shares if not share.store.is_predicted(chunk)]
 
 
+_Open: TypeAlias = Callable[..., Runtime]
+"""``open_runtime`` or ``open_scorer``"""
+
 _opened = threading.local()
 
 
-def _runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
-    """The model for tiles of one size, loaded once per thread; ``how`` are ``open_runtime``'s arguments, by name.
+def _runtime(
+    opens: _Open, model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]
+) -> tuple[Card, Runtime]:
+    """The model for tiles of one size, loaded once per thread; ``how`` are the arguments of what opens it, by name.
 
     Raises:
         ModelError: the file is not the model that the run was planned with.
     """
     if not hasattr(_opened, "runtime"):
         _opened.runtime = lru_cache(maxsize=8)(_open_runtime)
-    opened: tuple[Card, Runtime] = _opened.runtime(model, digest, tile, how)
+    opened: tuple[Card, Runtime] = _opened.runtime(opens, model, digest, tile, how)
     return opened
 
 
-def _open_runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
+def _open_runtime(
+    opens: _Open, model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]
+) -> tuple[Card, Runtime]:
     card = Card.read(model)
     if card.digest != digest:
         raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    return card, open_runtime(replace(card, tile=tile), **dict(how))
+    return card, opens(replace(card, tile=tile), **dict(how))
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
-    how = {
-        "runtime": share.runtime,
-        "device": job.device,
-        "precision": share.precision,
-        "halo": job.lattice.halo,
-        "refine": job.refine,
-        "tta": share.tta,
-        "thresholds": share.thresholds,
-    }
-    card, infer = _runtime(share.model, share.model_digest, job.lattice.tile_size, tuple(how.items()))
-    return Network(infer, infer.batch, fill_of(card))
+    how: dict[str, Any] = {"runtime": share.runtime, "device": job.device, "precision": share.precision}
+    how |= {"refine": job.refine, "tta": share.tta}
+    model = share.model, share.model_digest, job.lattice.tile_size
+    if job.stitch == "crop":
+        how |= {"halo": job.lattice.halo, "thresholds": share.thresholds}
+        card, infer = _runtime(open_runtime, *model, tuple(how.items()))
+        return Network(infer, infer.batch, fill_of(card))
+    card, infer = _runtime(open_scorer, *model, tuple(how.items()))
+    blend = partial(
+        Blend,
+        weights=tile_weights(job.stitch, job.lattice.tile_size, job.lattice.core),
+        core=job.lattice.core,
+        planes=card.planes,
+        decide=open_decision(card),
+    )
+    return Network(infer, infer.batch, fill_of(card), blend)
 
 
 def fill_of(card: Card) -> NDArray[Any]:
@@ -162,7 +183,7 @@ def predict(job: PredictJob, chunk: Chunk) -> None:
     if not shares:  # a retry of what another worker finished
         return
     results = predict_chunk(
-        job.lattice.tiles(chunk),
+        job.tiles(chunk),
         chunk.window,
         read=lambda window: job.scene.read(window, job.bands),
         convert=converter(job.dtype, job.scale),

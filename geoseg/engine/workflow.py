@@ -292,6 +292,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         scale=shown.scale,
         lattice=shown.lattice,
         device=plan.device,
+        stitch=shown.stitch,
         refine=plan.settings.refine,
         shares=tuple(
             kernels.PredictShare(
@@ -514,6 +515,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         gsd_m=part.grid.gsd_m,
         runtime=part.runtime,
         precision=part.precision,
+        stitch=part.stitch,
         refine=plan.settings.refine,
         tta=part.tta,
         lattice=asdict(part.lattice),
