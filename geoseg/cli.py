@@ -24,6 +24,7 @@ from geoseg.settings import (
     RunSettings,
     RuntimeName,
     SimplifyMethod,
+    Stitch,
     TrainingPrecision,
     Tta,
     VectorSettings,
@@ -151,7 +152,20 @@ _scene_options = _options(
     click.option(
         "--bbox", type=_Numbers("W,S,E,N"), metavar="W,S,E,N", help="Only the pixels around this rectangle, degrees."
     ),
-    click.option("--halo", type=int, metavar="PX", help="Pixels around a tile's core. [default: the card's]"),
+    click.option(
+        "--halo",
+        type=int,
+        metavar="PX",
+        help="Pixels around a tile's core. [default: the card's; with blending a quarter of the tile]",
+    ),
+    click.option(
+        "--stitch",
+        type=click.Choice(get_args(Stitch)),
+        default="crop",
+        show_default=True,
+        help="Take the core of each tile, or blend the scores of all tiles that overlap at a pixel, by weights that "
+        "fall from a tile's middle to its edges; for networks that look at all of a tile.",
+    ),
     click.option(
         "--refine",
         type=click.Choice(get_args(Refinement)),
@@ -175,7 +189,7 @@ _execution_options = _options(
         metavar="PX",
         help=(
             "Side of what one task does; rounded up to whole tile cores (vectorize: taken as it is). "
-            "Never changes the layers. [default: about 2048, less where workers would idle]"
+            "Never changes the layers. [default: about 2048, with blending up to 4096, less where workers would idle]"
         ),
     ),
     click.option(
@@ -615,7 +629,7 @@ def _vector_settings(options: dict[str, Any]) -> VectorSettings:
 
 def _run_settings(options: dict[str, Any]) -> RunSettings:
     return RunSettings(
-        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "refine", "tta")},
+        **{name: options[name] for name in ("classes", "bands", "scale", "halo", "stitch", "refine", "tta")},
         **{name: options[name] for name in ("device", "runtime", "precision")},
         models=options["models"] or None,
         bounds=options["bbox"],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geoseg.engine.agreement import Agreement
     from geoseg.engine.halo import MeasuredHalo
     from geoseg.engine.parity import MeasuredParity
-    from geoseg.engine.plan import Plan
+    from geoseg.engine.plan import Pass, Plan
     from geoseg.engine.quantize import MeasuredQuantization
     from geoseg.engine.result import Result
     from geoseg.evaluation.bootstrap import Figure
@@ -170,7 +170,7 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
     total = 0.0
     for part, one in zip(plan.passes, seconds_per_tile, strict=True):
         lattice = part.lattice
-        seconds = part.tiles * one / min(workers or 1, part.tiles)
+        seconds = part.computed_tiles * one / min(workers or 1, part.chunks)
         total += seconds
         rows += [
             ("model", f"{part.name} {part.card.version}: {', '.join(part.codes)}"),
@@ -178,6 +178,7 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
             ("  grid", f"{part.grid.width} x {part.grid.height} px at {part.grid.gsd_m:.3g} m"),
             ("  tiles", f"{part.tiles:,} of {lattice.tile_size} px (core {lattice.core}, halo {lattice.halo})"),
             ("  chunks", f"{part.chunks:,} of {lattice.chunk} px"),
+            *([("  stitched by", _stitching(part))] if part.stitch != "crop" else []),
             ("  runs in", f"{part.runtime}, {part.precision}"),
             ("  time", f"about {_duration(seconds)} to predict, by one tile timed here"),
         ]
@@ -194,6 +195,12 @@ def describe_plan(plan: Plan, seconds_per_tile: Sequence[float]) -> None:
         *(("note", note) for note in plan.notes),
     ]
     _print_rows(rows)
+
+
+def _stitching(part: Pass) -> str:
+    """How tiles are blended, and what that takes."""
+    share = part.computed_tiles * part.lattice.tile_size**2 / part.pixels
+    return f"{part.stitch} weights; {part.computed_tiles:,} tiles computed, {share:.2f} x the pixels of the grid"
 
 
 def _scene_rows(scene: Scene) -> list[tuple[str, object]]:

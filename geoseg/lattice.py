@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from geoseg.errors import SettingsError
 
-__all__ = ["Chunk", "Lattice", "Tile", "Window", "fitting_core"]
+__all__ = ["Chunk", "Lattice", "Tile", "Window", "fitting_core", "fitting_overlap", "overlap"]
 
 _HANDS = 4  # that share the tiles of a scene; a constant, since tiles must not depend on who computes them
 
@@ -117,7 +117,8 @@ class Tile:
     Attributes:
         row: Row in the lattice of tiles.
         col: Column in the lattice of tiles.
-        core: The pixels that this tile decides, clipped to the scene. Cores partition the scene.
+        core: The pixels that this tile decides, or in which it counts most where overlapping tiles are blended, clipped
+            to the scene. Cores partition the scene.
         outer: The pixels that the model sees: the unclipped core plus a halo on every side, always
             tile_size x tile_size. It may stick out of the scene.
     """
@@ -263,6 +264,44 @@ class Lattice:
             for col in range(window.col_off // self.core, -(-window.col_stop // self.core)):
                 yield self.tile_at(row, col)
 
+    def tiles_reaching(self, chunk: Chunk, within: Window | None = None) -> Iterator[Tile]:
+        """Yield the tiles that hold a pixel of a chunk, in their core or their halo, row by row.
+
+        Args:
+            chunk: Of this lattice.
+            within: Pixels of the chunk outside of it do not count; all do when None.
+        """
+        wanted = chunk.window if within is None else within.intersection(chunk.window)
+        if wanted is None:
+            return
+        for row in self._reaching(wanted.row_off, wanted.row_stop, self.height):
+            for col in self._reaching(wanted.col_off, wanted.col_stop, self.width):
+                yield self.tile_at(row, col)
+
+    def count_reaching(self, within: Window | None = None) -> tuple[int, int]:
+        """Return how many tiles :meth:`tiles_reaching` gives of all chunks together, and of one chunk at most.
+
+        Args:
+            within: As there; a window of the scene.
+        """
+        wanted = within or self.window
+        counts = [
+            [
+                len(self._reaching(max(first, start), min(first + self.chunk, stop), length))
+                for first in range(start // self.chunk * self.chunk, stop, self.chunk)
+            ]
+            for start, stop, length in (
+                (wanted.row_off, wanted.row_stop, self.height),
+                (wanted.col_off, wanted.col_stop, self.width),
+            )
+        ]
+        return sum(counts[0]) * sum(counts[1]), max(counts[0]) * max(counts[1])
+
+    def _reaching(self, start: int, stop: int, length: int) -> range:
+        """Return the rows of tiles that hold a pixel of rows start to stop of a scene so high; columns alike."""
+        last = min(-(-(stop + self.halo) // self.core), -(-length // self.core))
+        return range(max((start - self.halo) // self.core, 0), last)
+
 
 def fitting_core(height: int, width: int, *, tile: int, halo: int, stride: int) -> int:
     """Return the side of the core with which a scene is done soonest, pixels.
@@ -281,11 +320,42 @@ def fitting_core(height: int, width: int, *, tile: int, halo: int, stride: int) 
     largest = min(tile - 2 * halo, -(-max(height, width) // stride) * stride)
     least = min(largest, max(4 * halo, stride))
 
-    def busiest(core: int) -> int:
-        tiles = -(-height // core) * -(-width // core)
-        return -(-tiles // _HANDS) * (core + 2 * halo) ** 2
+    return min(range(largest, least - 1, -stride), key=lambda core: _busiest(height, width, core, halo))
 
-    return min(range(largest, least - 1, -stride), key=busiest)
+
+def overlap(tile: int, stride: int) -> tuple[int, int]:
+    """Return core and halo of a tile that overlaps its neighbours by half, pixels.
+
+    Args:
+        tile: Side of the tile, pixels: a multiple of the stride, and more than two of it.
+        stride: The halo is the multiple of it that is next below a quarter of the tile, but not 0.
+    """
+    halo = max(tile // 4 // stride, 1) * stride
+    return tile - 2 * halo, halo
+
+
+def fitting_overlap(height: int, width: int, *, tile: int, stride: int) -> tuple[int, int]:
+    """Return core and halo of tiles that overlap by half, with which a scene is done soonest, pixels.
+
+    See :func:`fitting_core`; but tiles are not smaller than three quarters of the largest, for a network that looks at
+    all of its tile should see much of the scene.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        tile: Largest side of a tile, pixels: a multiple of the stride, and more than two of it.
+        stride: Core and halo are multiples of it.
+    """
+    step = 4 * stride
+    largest = max(tile // step * step, min(tile, step))
+    sides = range(largest, -(-3 * largest // 4) - 1, -step)
+    return min((overlap(side, stride) for side in sides), key=lambda cut: _busiest(height, width, *cut))
+
+
+def _busiest(height: int, width: int, core: int, halo: int) -> int:
+    """Return how many pixels the busiest of four hands computes."""
+    tiles = -(-height // core) * -(-width // core)
+    return -(-tiles // _HANDS) * (core + 2 * halo) ** 2
 
 
 def _checked(name: str, value: int, least: int) -> int:

@@ -19,6 +19,7 @@ __all__ = [
     "RunSettings",
     "RuntimeName",
     "SimplifyMethod",
+    "Stitch",
     "TrainingPrecision",
     "Tta",
     "VectorSettings",
@@ -32,6 +33,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
 RuntimeName = Literal["auto", "torch", "openvino", "onnx"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
+Stitch = Literal["crop", "gaussian", "cosine"]
 Tta = Literal["none", "d4"]
 
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
@@ -137,7 +139,9 @@ class RunSettings:
         bands: the scene's bands for the models', in their order: numbers, names or common names.
         scale: (low, high) of the scene's values, stretched linearly to the card's 0-255.
         bounds: (west, south, east, north) in degrees; ``None`` is the whole scene.
-        halo: pixels around a tile's core; ``None`` is the card's.
+        halo: pixels around a tile's core; ``None`` is the card's, or with blending a quarter of the tile.
+        stitch: how tiles become one mask: ``crop`` takes the core of each; ``gaussian`` and ``cosine`` blend the scores
+            of all tiles that overlap at a pixel, weighted so, before classes are decided.
         refine: how scores are brought to the edges in the image before classes are decided.
         tta: test-time augmentation: ``d4`` averages scores over the eight ways to turn and mirror a tile.
         device: where the models run.
@@ -154,6 +158,7 @@ class RunSettings:
     scale: tuple[float, float] | None = None
     bounds: tuple[float, float, float, float] | None = None
     halo: int | None = None
+    stitch: Stitch = "crop"
     refine: Refinement = "none"
     tta: Tta = "none"
     device: Device = "auto"
@@ -183,6 +188,9 @@ class RunSettings:
             )
         if self.halo is not None and self.halo < 0:
             raise SettingsError(f"--halo is {self.halo}: give a number of pixels >= 0")
+        _require_one_of("stitch", self.stitch, Stitch)
+        if self.stitch != "crop" and self.halo == 0:
+            raise SettingsError(f"--stitch is {self.stitch}, and tiles with --halo 0 share nothing to blend: give more")
         _require_one_of("refine", self.refine, Refinement)
         _require_one_of("tta", self.tta, Tta)
         _require_one_of("device", self.device, Device)

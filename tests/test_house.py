@@ -48,6 +48,7 @@ ROOMS_OF = {
         "models/download.py",
         "models/folding.py",
         "models/graphs.py",
+        "models/lanes.py",
         "models/quantization.py",
         "models/reach.py",
         "models/rounding.py",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.errors import SettingsError
-from geoseg.lattice import Chunk, Lattice, Tile, Window, fitting_core
+from geoseg.lattice import Chunk, Lattice, Tile, Window, fitting_core, fitting_overlap, overlap
 
 
 class TestWindow:
@@ -186,3 +186,41 @@ class TestFittingCore:
     )
     def test_fits_the_scene(self, height, width, core):
         assert fitting_core(height, width, tile=3072, halo=224, stride=32) == core
+
+
+class TestOverlap:
+    @pytest.mark.parametrize(
+        ("tile", "stride", "sides"),
+        [
+            (1024, 32, (512, 256)),
+            (512, 1, (256, 128)),
+            (480, 32, (288, 96)),  # the halo is a multiple of the stride
+            (96, 32, (32, 32)),  # of which there is one at least
+        ],
+    )
+    def test_is_half_of_the_tile(self, tile, stride, sides):
+        assert overlap(tile, stride) == sides
+
+    @given(
+        height=st.integers(1, 30_000),
+        width=st.integers(1, 30_000),
+        strides=st.integers(3, 96),
+        stride=st.sampled_from([1, 16, 32]),
+    )
+    def test_tiles_are_of_whole_strides_and_not_far_from_the_largest(self, height, width, strides, stride):
+        core, halo = fitting_overlap(height, width, tile=strides * stride, stride=stride)
+        assert core % stride == halo % stride == 0
+        assert halo > 0
+        assert core in ({2 * halo} if strides >= 4 else {halo})
+        assert 3 * (strides // 4) * stride <= core + 2 * halo <= strides * stride
+
+    @pytest.mark.parametrize(
+        ("height", "width", "sides"),
+        [
+            (10_240, 10_240, (512, 256)),
+            (1_100, 1_100, (384, 192)),  # three by three, that do not reach far beyond the scene
+            (90, 70, (384, 192)),
+        ],
+    )
+    def test_fits_the_scene(self, height, width, sides):
+        assert fitting_overlap(height, width, tile=1024, stride=32) == sides

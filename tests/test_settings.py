@@ -19,6 +19,8 @@ from geoseg.settings import Execution, RunSettings, VectorSettings
         (lambda: RunSettings(models=()), "--model"),
         (lambda: RunSettings(models=("town", "town")), "--model is town, town.*none twice"),
         (lambda: RunSettings(refine="well"), "--refine.*none, crf, guided"),
+        (lambda: RunSettings(stitch="sew"), "--stitch.*crop, gaussian, cosine"),
+        (lambda: RunSettings(stitch="cosine", halo=0), "--stitch is cosine, and tiles with --halo 0 share nothing"),
         (lambda: RunSettings(device="tpu"), "--device.*auto, cpu, cuda"),
         (lambda: RunSettings(precision="fp8"), "--precision"),
         (lambda: RunSettings(classes=()), "layer names"),

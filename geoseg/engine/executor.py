@@ -27,6 +27,7 @@ _RETRIES = 2
 _CHUNK = 2048
 _CHUNKS_PER_WORKER = 2
 _IN_FLIGHT_PER_WORKER = 3
+_FEEDERS = 2  # kernels for each that computes: while one does, another reads, or writes what is done
 _KERNEL_BYTES = 3 * 1024**3
 _LOOK_AROUND_S = 5.0
 _GIVE_UP_S = 30.0
@@ -93,6 +94,7 @@ class Executor(Protocol):
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
+        waits: bool = False,
         needs_gpu: bool = False,
     ) -> None:
         """Calls ``kernel(job, item)`` for every item; ``on_result`` sees results in any order, in this thread.
@@ -103,6 +105,7 @@ class Executor(Protocol):
             job: what all items share; picklable, small.
             items: picklable, small; may be a generator, drawn as work goes on.
             on_result: called once per item.
+            waits: kernels wait for what a few of them use at once, such as networks; so more are begun.
             needs_gpu: send it to workers that hold a GPU.
 
         Raises:
@@ -140,12 +143,12 @@ class ThreadExecutor:
     def __init__(self, threads: int) -> None:
         self.name = "serial" if threads == 1 else f"{threads} threads"
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="geoseg") if threads > 1 else None
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by the number of threads
 
     def close(self) -> None:
         """Waits for what is under way."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
 
     def run(
         self,
@@ -155,15 +158,16 @@ class ThreadExecutor:
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
+        waits: bool = False,
         needs_gpu: bool = False,
     ) -> None:
-        """See :meth:`Executor.run`; this process has at most one GPU, which serves one kernel at a time."""
+        """See :meth:`Executor.run`; this process has at most one GPU, which several kernels feed."""
         failures: list[BaseException] = []
         total = 0
-        if self._pool is None or needs_gpu:
+        if self._threads == 1 and not needs_gpu:
             results = self._in_turn(kernel, job, items)
         else:
-            results = self._at_once(self._pool, kernel, job, items)
+            results = self._at_once(kernel, job, items, self._threads * (_FEEDERS if waits or needs_gpu else 1))
         with closing(results):  # whatever interrupts this, what is under way ends before
             for item, result, error in results:
                 total += 1
@@ -186,15 +190,17 @@ class ThreadExecutor:
             yield item, result, error
 
     def _at_once(
-        self, pool: ThreadPoolExecutor, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
+        self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item], threads: int
     ) -> Generator[tuple[Item, Any, BaseException | None]]:
         """As many as there are threads, and one that waits for each, so that none is idle while results are seen."""
-        waiting = iter(items)
+        if threads not in self._pools:
+            self._pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="geoseg")
+        pool, waiting = self._pools[threads], iter(items)
         under_way: dict[Future[Result], Item] = {}
         done: queue.SimpleQueue[Future[Result]] = queue.SimpleQueue()
         try:
             while True:
-                for item in islice(waiting, 2 * self._threads - len(under_way)):
+                for item in islice(waiting, 2 * threads - len(under_way)):
                     future = pool.submit(kernel, job, item)
                     under_way[future] = item
                     future.add_done_callback(done.put)
@@ -233,6 +239,7 @@ class DaskExecutor:
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
+        waits: bool = False,  # noqa: ARG002 - a worker's threads are those that it was started with
         needs_gpu: bool = False,
     ) -> None:
         """See :meth:`Executor.run`."""

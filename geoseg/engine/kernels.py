@@ -7,8 +7,9 @@ metadata. The same functions run in this process and on Dask.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,13 +20,15 @@ from geoseg.codes import NODATA
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import ModelError, SceneError
 from geoseg.export.rows import write_rows
-from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.lattice import Chunk, Lattice, Tile, Window
+from geoseg.machine import count_cores
 from geoseg.models.card import Card, InputType
-from geoseg.models.runtimes import Resolved, Runtime, open_runtime
+from geoseg.models.runtimes import Resolved, Runtime, open_decision, open_runtime, open_scorer
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
-from geoseg.settings import Arithmetic, Refinement, SimplifyMethod, Tta
+from geoseg.settings import Arithmetic, Refinement, SimplifyMethod, Stitch, Tta
 from geoseg.stages.assemble import Rings, assemble
+from geoseg.stages.blend import Blend, tile_weights
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
 from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
@@ -51,6 +54,7 @@ __all__ = [
     "check",
     "fill_of",
     "find_small_components",
+    "forget_networks",
     "label",
     "open_mask",
     "predict",
@@ -95,8 +99,10 @@ class PredictJob:
         scale: see ``stages.predict.to_uint8``.
         lattice: of the passes.
         device: resolved.
+        stitch: how tiles become one mask.
         refine: how scores are refined.
         shares: of the passes.
+        at_once: calls of each network that run at the same time in a process, on a CPU; 0 is one for each core.
     """
 
     scene: Scene
@@ -106,48 +112,74 @@ class PredictJob:
     scale: tuple[float, float] | None
     lattice: Lattice
     device: Literal["cpu", "cuda"]
+    stitch: Stitch
     refine: Refinement
     shares: tuple[PredictShare, ...]
+    at_once: int
+
+    def tiles(self, chunk: Chunk) -> Iterator[Tile]:
+        """What is predicted for a chunk: its own tiles, or with blending all that hold a pixel of it."""
+        lattice = self.lattice
+        return lattice.tiles(chunk) if self.stitch == "crop" else lattice.tiles_reaching(chunk, self.within)
 
     def lacking(self, chunk: Chunk) -> list[PredictShare]:
         """The shares that have not predicted a chunk yet."""
         return [share for share in self.shares if not share.store.is_predicted(chunk)]
 
 
-_opened = threading.local()
+_Key: TypeAlias = tuple[Callable[..., Runtime], Path, str, int, tuple[tuple[str, Any], ...]]
+"""what opens a network (``open_runtime`` or ``open_scorer``), card, digest, tile, and arguments by name"""
+
+_networks: dict[_Key, tuple[Card, Runtime]] = {}  # of this process; all threads share them
+_opening = threading.Lock()
 
 
-def _runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
-    """The model for tiles of one size, loaded once per thread; ``how`` are ``open_runtime``'s arguments, by name.
+def forget_networks(but: Collection[_Key] = ()) -> None:
+    """Frees the memory of the networks of this process."""
+    with _opening:
+        for key in _networks.keys() - set(but):
+            del _networks[key]
+
+
+def _key(job: PredictJob, share: PredictShare) -> _Key:
+    how: dict[str, Any] = {"runtime": share.runtime, "device": job.device, "precision": share.precision}
+    how |= {"refine": job.refine, "tta": share.tta, "at_once": job.at_once or count_cores()}
+    opens: Callable[..., Runtime] = open_scorer
+    if job.stitch == "crop":
+        opens, how = open_runtime, how | {"halo": job.lattice.halo, "thresholds": share.thresholds}
+    return opens, share.model, share.model_digest, job.lattice.tile_size, tuple(how.items())
+
+
+def _open(key: _Key) -> tuple[Card, Runtime]:
+    """A network, loaded once in a process.
 
     Raises:
         ModelError: the file is not the model that the run was planned with.
     """
-    if not hasattr(_opened, "runtime"):
-        _opened.runtime = lru_cache(maxsize=8)(_open_runtime)
-    opened: tuple[Card, Runtime] = _opened.runtime(model, digest, tile, how)
-    return opened
-
-
-def _open_runtime(model: Path, digest: str, tile: int, how: tuple[tuple[str, Any], ...]) -> tuple[Card, Runtime]:
-    card = Card.read(model)
-    if card.digest != digest:
-        raise ModelError(f"{model} is another model here than where the run began; give all workers the same one")
-    return card, open_runtime(replace(card, tile=tile), **dict(how))
+    with _opening:
+        if key not in _networks:
+            opens, model, digest, tile, how = key
+            card = Card.read(model)
+            if card.digest != digest:
+                raise ModelError(
+                    f"{model} is another model here than where the run began; give all workers the same one"
+                )
+            _networks[key] = card, opens(replace(card, tile=tile), **dict(how))
+        return _networks[key]
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
-    how = {
-        "runtime": share.runtime,
-        "device": job.device,
-        "precision": share.precision,
-        "halo": job.lattice.halo,
-        "refine": job.refine,
-        "tta": share.tta,
-        "thresholds": share.thresholds,
-    }
-    card, infer = _runtime(share.model, share.model_digest, job.lattice.tile_size, tuple(how.items()))
-    return Network(infer, infer.batch, fill_of(card))
+    card, infer = _open(_key(job, share))
+    if job.stitch == "crop":
+        return Network(infer, infer.batch, fill_of(card))
+    blend = partial(
+        Blend,
+        weights=tile_weights(job.stitch, job.lattice.tile_size, job.lattice.core),
+        core=job.lattice.core,
+        planes=card.planes,
+        decide=open_decision(card),
+    )
+    return Network(infer, infer.batch, fill_of(card), blend)
 
 
 def fill_of(card: Card) -> NDArray[Any]:
@@ -161,8 +193,9 @@ def predict(job: PredictJob, chunk: Chunk) -> None:
     shares = job.lacking(chunk)
     if not shares:  # a retry of what another worker finished
         return
+    forget_networks(but=[_key(job, share) for share in job.shares])  # those of an earlier job
     results = predict_chunk(
-        job.lattice.tiles(chunk),
+        job.tiles(chunk),
         chunk.window,
         read=lambda window: job.scene.read(window, job.bands),
         convert=converter(job.dtype, job.scale),

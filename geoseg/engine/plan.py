@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from geoseg.engine.choice import Choice, choose_models
 from geoseg.engine.executor import fit
 from geoseg.errors import SettingsError
-from geoseg.lattice import Lattice, Window, fitting_core
+from geoseg.lattice import Lattice, Window, fitting_core, fitting_overlap, overlap
 from geoseg.models.card import Card
 from geoseg.models.classical import scene_thresholds
 from geoseg.models.runtimes import (
     Resolved,
     count_gpus,
     open_runtime,
+    open_scorer,
     resolve_device,
     resolve_precision,
     resolve_runtime,
 )
 from geoseg.scene import Scene
-from geoseg.settings import Arithmetic, Execution, RunSettings, Tta, VectorSettings
+from geoseg.settings import Arithmetic, Execution, RunSettings, Stitch, Tta, VectorSettings
+from geoseg.stages.blend import blend_bytes
 from geoseg.stages.predict import converter
 from geoseg.stages.refine import reach_px
 
@@ -37,6 +39,9 @@ _BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "o
 _OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6}
 _TILE_BYTES = 2 * 1024**3  # of a worker's memory; a constant, since tiles must not depend on the machine
 _WORKER_BASE_BYTES = 700 * 1024**2
+_TORCH_BYTES = 300 * 1024**2  # which decides by blended scores, beside another runtime
+_BLENDED_TILE = 1024  # px, at most
+_BLENDED_CHUNK = 4096  # px, at most, unless a core is larger
 _GLANCE_PX = 1024  # longest side of what segmenters see of the whole scene
 _GLANCE_READ_PX = 1 << 24  # of the scene, read at once for that
 
@@ -55,6 +60,7 @@ class Pass:
         thresholds: of the whole scene, for models that need them.
         lattice: of ``grid``.
         vector: what shapes its layers, with the model's boundaries and the resolved tolerance.
+        stitch: how its tiles become one mask; those of a segmenter without weights always fit.
         runtime: what runs the model.
         precision: of its arithmetic.
         tta: views of a tile that it sees; a segmenter without weights decides by pixels alone.
@@ -69,6 +75,7 @@ class Pass:
     thresholds: tuple[float, ...] | None
     lattice: Lattice
     vector: VectorSettings
+    stitch: Stitch
     runtime: Resolved
     precision: Arithmetic
     tta: Tta
@@ -81,7 +88,7 @@ class Pass:
     @property
     def sight(self) -> Hashable:
         """All that decides what the model is shown: passes for which it is equal read each tile once, together."""
-        return self.grid, self.within, self.bands, self.card.dtype, self.lattice
+        return self.grid, self.within, self.bands, self.card.dtype, self.lattice, self.stitch
 
     @property
     def pixels(self) -> int:
@@ -95,6 +102,13 @@ class Pass:
         return rows * cols
 
     @property
+    def computed_tiles(self) -> int:
+        """Tiles that go through the model: with blending those at chunk edges do so for each chunk that they reach."""
+        if self.stitch == "crop":
+            return self.tiles
+        return self.lattice.count_reaching(self.within)[0]
+
+    @property
     def chunks(self) -> int:
         """Chunks of the grid."""
         rows, cols = self.lattice.chunk_shape
@@ -102,9 +116,17 @@ class Pass:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimated memory that it takes of one CPU worker, bytes: a network's activations for one tile, its chunk."""
-        activations = int(self.lattice.tile_size**2 * _bytes_per_pixel(self.runtime, self.precision))
-        return activations + 24 * min(self.lattice.chunk**2, self.pixels)
+        """Estimated memory that it takes of one CPU worker, bytes: a network's activations for one tile, its chunk.
+
+        With blending there are the sums of some rows of tiles, too, and what decides by them.
+        """
+        lattice = self.lattice
+        taken = int(lattice.tile_size**2 * _bytes_per_pixel(self.runtime, self.precision))
+        taken += 24 * min(lattice.chunk**2, self.pixels)
+        if self.stitch != "crop":
+            taken += blend_bytes(lattice.core, lattice.halo, self.card.planes, min(lattice.chunk, lattice.width))
+            taken += _TORCH_BYTES if self.runtime != "torch" else 0
+        return taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +206,7 @@ class Plan:
             "gsd_m": {part.name: round(part.grid.gsd_m, 9) for part in self.passes},
             "tile": {part.name: part.lattice.tile_size for part in self.passes},
             "halo": {part.name: part.lattice.halo for part in self.passes},
+            "stitch": {part.name: part.stitch for part in self.passes},
             "refine": settings.refine,
             "tta": {part.name: part.tta for part in self.passes},
             "device": self.device,
@@ -237,13 +260,17 @@ def _make_pass(
     precision = resolve_precision(settings.precision, device, runtime, passed=card.precisions)
     scale = settings.scale if card.dtype == "uint8" else None
     thresholds = _thresholds(card, grid, choice.bands, scale)
-    halo = _halo(card, settings)
-    core = _core(card, grid, runtime, precision, halo)
+    stitch: Stitch = "crop" if card.weights is None else settings.stitch
+    core, halo = _core_and_halo(card, grid, settings, stitch, _bytes_per_pixel(runtime, precision))
     if settings.bounds is not None:
         wanted = grid.window_of_bounds(settings.bounds)
-        snapped = _snap(wanted, core, grid)
+        # with blending all tiles count that hold a pixel, also those whose cores lie up to a halo away
+        snapped = _snap(wanted if stitch == "crop" else wanted.pad(halo), core, grid)
         grid, within = grid.crop(snapped), wanted.shift(-snapped.row_off, -snapped.col_off)
     fitted, workers = fit(execution, grid.height, grid.width, core=core, gpus=gpus)
+    if stitch != "crop" and execution.chunk is None:
+        chunk = _blended_chunk(Lattice(grid.height, grid.width, core, halo, core), within, workers)
+        fitted, workers = fit(replace(execution, chunk=chunk), grid.height, grid.width, core=core, gpus=gpus)
     simplify_m = settings.vector.simplify_m
     if simplify_m is None:
         simplify_m = round(grid.gsd_m, 6)
@@ -262,6 +289,7 @@ def _make_pass(
             mapping_units_m2=tuple(card.min_areas_m2.items()),
             simplify_m=simplify_m,
         ),
+        stitch=stitch,
         runtime=runtime,
         precision=precision,
         tta="none" if card.weights is None else settings.tta,
@@ -269,13 +297,53 @@ def _make_pass(
     return part, (fitted, workers)
 
 
-def _core(card: Card, grid: Scene, runtime: Resolved, precision: Arithmetic, halo: int) -> int:
-    """Side of a tile's core: what fits a worker's memory and the whole of the scene, up to the card's tile."""
-    if card.is_onnx:  # whose network may take no other
-        return card.tile - 2 * halo
-    fits = math.isqrt(int(_TILE_BYTES / _bytes_per_pixel(runtime, precision))) // card.stride * card.stride
-    tile = min(card.tile, max(fits, 4 * halo))
-    return fitting_core(grid.height, grid.width, tile=tile, halo=halo, stride=card.stride)
+def _core_and_halo(
+    card: Card, grid: Scene, settings: RunSettings, stitch: Stitch, bytes_per_pixel: float
+) -> tuple[int, int]:
+    """Of a tile: what fits a worker's memory and the whole of the scene, up to the card's tile.
+
+    With blending tiles overlap by half unless a halo is asked for, and are smaller: each pixel goes through the network
+    four times whatever their size, but the larger they are, the more of them neighbouring chunks compute again.
+    """
+    fits = math.isqrt(int(_TILE_BYTES / bytes_per_pixel)) // card.stride * card.stride
+    if stitch != "crop":
+        fits = min(fits, _BLENDED_TILE // card.stride * card.stride)
+    if stitch == "crop" or settings.halo is not None:
+        halo = _halo(card, settings, stitch)
+        if card.is_onnx:  # whose network may take no other tile
+            return card.tile - 2 * halo, halo
+        tile = min(card.tile, max(fits, 4 * halo))
+        return fitting_core(grid.height, grid.width, tile=tile, halo=halo, stride=card.stride), halo
+    if card.tile <= 2 * card.stride:
+        raise SettingsError(
+            f"--stitch is {stitch}; model {card.name} has tiles of {card.tile} px and a stride of {card.stride}, which "
+            "leaves no room to overlap"
+        )
+    if card.is_onnx:
+        return overlap(card.tile, card.stride)
+    tile = min(card.tile, max(fits, 3 * card.stride))
+    return fitting_overlap(grid.height, grid.width, tile=tile, stride=card.stride)
+
+
+def _blended_chunk(lattice: Lattice, within: Window | None, workers: int) -> int:
+    """Side of a chunk with which a scene is blended soonest, pixels.
+
+    Large chunks compute few tiles again that others compute, too; but of several workers some would wait for the last
+    chunk. Whatever the order, they do not wait for longer than it takes (R. L. Graham, *Bounds on multiprocessing
+    timing anomalies*, SIAM J. Appl. Math. 17, 1969).
+
+    Args:
+        lattice: with chunks of one core.
+        within: pixels outside it are not wanted.
+        workers: kernels that run at once; 0 where that is unknown.
+    """
+
+    def latest(chunk: int) -> int:
+        tiles, most = replace(lattice, chunk=chunk).count_reaching(within)
+        return tiles + most * max(workers - 1, 0)
+
+    core = lattice.core
+    return min(range(core, max(core, _BLENDED_CHUNK) + 1, core), key=latest)
 
 
 def _bytes_per_pixel(runtime: Resolved, precision: Arithmetic) -> float:
@@ -283,10 +351,15 @@ def _bytes_per_pixel(runtime: Resolved, precision: Arithmetic) -> float:
     return _BYTES_PER_TILE_PIXEL[runtime] * _OF_FP32[precision]
 
 
-def _halo(card: Card, settings: RunSettings) -> int:
-    """Pixels around a tile's core: what the model needs, and then what refining its scores needs."""
+def _halo(card: Card, settings: RunSettings, stitch: Stitch) -> int:
+    """Pixels around a tile's core: what the model needs, and then what refining its scores needs.
+
+    With blending nothing is added: what refining lacks at a tile's edges hardly counts.
+    """
     halo = card.halo if settings.halo is None else settings.halo
-    reach = 0 if settings.refine == "none" else -(-reach_px(settings.refine) // card.stride) * card.stride
+    reach = 0
+    if settings.refine != "none" and stitch == "crop":
+        reach = -(-reach_px(settings.refine) // card.stride) * card.stride
     if halo % card.stride or card.tile <= 2 * (halo + reach):
         more = f" with another {reach} for --refine {settings.refine}" if reach else ""
         raise SettingsError(
@@ -322,8 +395,8 @@ def _glance(scene: Scene, bands: tuple[int, ...]) -> tuple[NDArray[Any], NDArray
 
 
 def _snap(window: Window, core: int, scene: Scene) -> Window:
-    """Grows a window to whole cores, so that its tiles are those of the whole scene's run."""
-    row_off, col_off = window.row_off // core * core, window.col_off // core * core
+    """Grows a window to whole cores, so that its tiles are those of the whole scene's run; what sticks out is cut."""
+    row_off, col_off = max(window.row_off // core, 0) * core, max(window.col_off // core, 0) * core
     row_stop = min(-(-window.row_stop // core) * core, scene.height)
     col_stop = min(-(-window.col_stop // core) * core, scene.width)
     return Window(col_off, row_off, col_stop - col_off, row_stop - row_off)
@@ -332,16 +405,13 @@ def _snap(window: Window, core: int, scene: Scene) -> Window:
 def seconds_per_tile(plan: Plan, part: Pass) -> float:
     """Times a pass's model on one tile of this machine (the second of two, after warming up)."""
     side = part.lattice.tile_size
-    infer = open_runtime(
-        replace(part.card, tile=side),
-        runtime=part.runtime,
-        device=plan.device,
-        precision=part.precision,
-        halo=part.lattice.halo,
-        refine=plan.settings.refine,
-        tta=part.tta,
-        thresholds=part.thresholds,
-    )
+    card = replace(part.card, tile=side)
+    how: Any = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
+    how |= {"refine": plan.settings.refine, "tta": part.tta}
+    if part.stitch == "crop":
+        infer = open_runtime(card, **how, halo=part.lattice.halo, thresholds=part.thresholds)
+    else:
+        infer = open_scorer(card, **how)
     shape = (infer.batch, len(part.bands), side, side)
     tiles = np.zeros(shape, dtype=np.uint8 if part.card.dtype == "uint8" else np.float32)
     infer(tiles)

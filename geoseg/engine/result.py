@@ -41,6 +41,7 @@ class PassSummary:
         gsd_m: of its mask, metres.
         runtime: what ran it.
         precision: of its arithmetic.
+        stitch: how its tiles became one mask.
         refine: how its scores were refined.
         tta: the views over which they were averaged.
         lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
@@ -54,6 +55,7 @@ class PassSummary:
     gsd_m: float
     runtime: str
     precision: str
+    stitch: str
     refine: str
     tta: str
     lattice: Mapping[str, int]

@@ -292,6 +292,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         scale=shown.scale,
         lattice=shown.lattice,
         device=plan.device,
+        stitch=shown.stitch,
         refine=plan.settings.refine,
         shares=tuple(
             kernels.PredictShare(
@@ -305,6 +306,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
             )
             for part in together
         ),
+        at_once=plan.execution.threads or 0,
     )
 
 
@@ -318,8 +320,10 @@ def _predict(job: kernels.PredictJob, executor: Executor, watch: _Watch) -> None
             job,
             chunks,
             lambda chunk, _: advance(pixels[chunk]),
+            waits=True,
             needs_gpu=job.device == "cuda",
         )
+    kernels.forget_networks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,6 +518,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         gsd_m=part.grid.gsd_m,
         runtime=part.runtime,
         precision=part.precision,
+        stitch=part.stitch,
         refine=plan.settings.refine,
         tta=part.tta,
         lattice=asdict(part.lattice),

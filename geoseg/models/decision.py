@@ -48,21 +48,27 @@ class Decision:
         With softmax the first plane is the background's; a class stands against it as its score to one minus it. So
         both kinds of networks give odds against background, which is what refiners take.
         """
+        return self._decide(self.odds(logits, picture))
+
+    def odds(self, logits: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """By what :meth:`__call__` decides: odds against background (N, classes, core, core), as logits."""
         unrefined = self._refine == "none"
         logits = (self.core(logits) if unrefined else logits).float()
         if not self._sigmoid:
             logits = logits[:, 1:] - logits[:, :1]
-        if unrefined:
-            return self._decide(logits)
-        return self.of_scores(torch.sigmoid(logits), picture)
+        return logits if unrefined else self._refined(torch.sigmoid(logits), picture)
 
     def of_scores(self, scores: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Decides by scores (N, classes, T, T), 0-1; ``picture`` (N, bands, T, T), float32, 0-255, refines them."""
+        return self._decide(self._refined(scores, picture))
+
+    def _refined(self, scores: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """Odds of the tiles' cores, as logits, by scores that the picture refines if that is asked for."""
         if self._refine != "none":
             from geoseg.stages.refine import refine
 
             scores = refine(scores, picture.clamp(0, 255), self._refine)
-        return self._decide(self.core(scores).logit(eps=1e-7))
+        return self.core(scores).logit(eps=1e-7)
 
     def _decide(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""

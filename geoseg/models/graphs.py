@@ -27,7 +27,7 @@ from geoseg.models.download import cache_folder
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Form", "labels_graph", "logits_graph"]
+__all__ = ["Form", "labels_graph", "logits_graph", "scores_graph"]
 
 Form: TypeAlias = Literal["plain", "merged", "bf16", "int8"]
 """of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see
@@ -53,18 +53,12 @@ def labels_graph(card: Card, *, halo: int, form: Form) -> bytes:
     Raises:
         ModelError: a network that does not fit its card, or an operation that ONNX lacks.
     """
+    return _kept(card, ["labels", halo, form], lambda: _surround(card, halo, form, scores=False))
 
-    def make() -> _Made:
-        import torch
 
-        from geoseg.models.runtime_torch import Labeller
-
-        network = _load(card, form)
-        cpu = torch.device("cpu")
-        labeller = Labeller(card, network, device=cpu, halo=halo, refine="none", tta="none")
-        return _export(labeller, network, card)
-
-    return _kept(card, ["labels", halo, form], make)
+def scores_graph(card: Card, *, halo: int, form: Form) -> bytes:
+    """ONNX of what gives a tile's scores: to (N, planes, core, core) uint8. See :func:`labels_graph`."""
+    return _kept(card, ["scores", halo, form], lambda: _surround(card, halo, form, scores=True))
 
 
 def logits_graph(card: Card, *, form: Form) -> bytes:
@@ -128,6 +122,18 @@ def _code() -> str:
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
+    """The graph of a network with what is around it, up to labels or to scores."""
+    import torch
+
+    from geoseg.models.runtime_torch import Labeller, Scorer
+
+    network = _load(card, form)
+    kind, cpu = Scorer if scores else Labeller, torch.device("cpu")
+    whole = kind(card, network, device=cpu, halo=halo, refine="none", tta="none")
+    return _export(whole, network, card)
 
 
 def _load(card: Card, form: Form) -> nn.Module:

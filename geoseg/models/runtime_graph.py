@@ -1,8 +1,9 @@
 """Runs networks as ONNX graphs, which several engines take (floor 3).
 
-A network of geoseg's own becomes a graph together with its scaling and its decision: bytes in, bytes out, and no torch
-where the graph is at hand. Where scores are refined by the image or averaged over views, and where the network is
-somebody's own ONNX file, the engine has the network alone, and what comes before and after it is torch's.
+A network of geoseg's own becomes a graph together with its scaling and its decision, or with what makes bytes of its
+scores: bytes in, bytes out, and no torch where the graph is at hand. Where scores are refined by the image or averaged
+over views, and where the network is somebody's own ONNX file, the engine has the network alone, and what comes before
+and after it is torch's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
-from geoseg.models.graphs import Form, labels_graph, logits_graph
+from geoseg.models.graphs import Form, labels_graph, logits_graph, scores_graph
 from geoseg.settings import Refinement, Tta
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class GraphRuntime:
         refine: how scores are refined by the image before the decision.
         tta: views of a tile whose scores are averaged.
         form: of the network that the engine is quick with.
+        scores: whether to give scores in place of labels.
 
     Raises:
         ModelError: a network that does not fit its card, or that the engine cannot run.
@@ -61,6 +63,7 @@ class GraphRuntime:
         refine: Refinement = "none",
         tta: Tta = "none",
         form: Form = "plain",
+        scores: bool = False,
     ) -> None:
         self._card = card
         self.batch = batch
@@ -69,25 +72,24 @@ class GraphRuntime:
         if card.is_onnx:
             graph, self.batch, self._kind = _read(card, batch)
         elif refine == "none" and tta == "none":
-            graph = labels_graph(card, halo=halo, form=form)
+            make = scores_graph if scores else labels_graph
+            graph = make(card, halo=halo, form=form)
         else:
             graph = logits_graph(card, form=form)
         if card.is_onnx or refine != "none" or tta != "none":
-            self._label = _labeller(card, self._run_network, halo=halo, refine=refine, tta=tta)
+            self._label = _labeller(card, self._run_network, halo=halo, refine=refine, tta=tta, scores=scores)
         with self._told():
             self._engine = compile_graph(graph, (self.batch, card.channels, card.tile, card.tile))
 
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
         """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""
         if self._label is None:
             with self._told():
-                mask, confidence = self._engine(tiles)
-            return mask, confidence
+                return tuple(self._engine(tiles))
         import torch
 
         with torch.inference_mode():
-            codes, sure = self._label(torch.from_numpy(tiles))
-            return codes.numpy(), sure.numpy()
+            return tuple(plane.numpy() for plane in self._label(torch.from_numpy(tiles)))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -115,15 +117,18 @@ class GraphRuntime:
         return torch.from_numpy(logits)
 
 
-def _labeller(card: Card, network: Callable[[Tensor], Tensor], *, halo: int, refine: Refinement, tta: Tta) -> Labeller:
+def _labeller(
+    card: Card, network: Callable[[Tensor], Tensor], *, halo: int, refine: Refinement, tta: Tta, scores: bool
+) -> Labeller:
     """What is around a network that the engine runs alone; whatever device that has, this is done on the CPU."""
     import torch
 
-    from geoseg.models.runtime_torch import Labeller, settle
+    from geoseg.models.runtime_torch import Labeller, Scorer, settle
 
     settle("cpu")
     cpu = torch.device("cpu")
-    return Labeller(card, network, device=cpu, halo=halo, refine=refine, tta=tta)
+    kind = Scorer if scores else Labeller
+    return kind(card, network, device=cpu, halo=halo, refine=refine, tta=tta)
 
 
 def _read(card: Card, batch: int) -> tuple[bytes, int, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from geoseg.models.runtime_graph import Engine
+from geoseg.models.slots import Slots
 
 __all__ = ["compile_graph", "has_cuda"]
 
@@ -29,13 +30,15 @@ def compile_graph(
     shape: tuple[int, int, int, int],  # noqa: ARG001  (the graph takes it, nothing is to be done)
     *,
     device: Literal["cpu", "cuda"],
+    at_once: int,
 ) -> Engine:
-    """An engine on one thread of the CPU, or on a CUDA device.
+    """An engine on one thread of the CPU for each call, or on a CUDA device.
 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
         device: where it runs.
+        at_once: calls that run at the same time; others wait.
 
     Raises:
         RuntimeError: a graph that ONNX Runtime cannot read.
@@ -54,9 +57,12 @@ def compile_graph(
         raise RuntimeError("ONNX Runtime cannot load its CUDA libraries")
     name = session.get_inputs()[0].name
 
+    sessions: Slots[Any] = Slots(lambda: session, at_once)  # it takes any number of calls, each of which takes memory
+
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         try:
-            results: Sequence[NDArray[Any]] = session.run(None, {name: inputs})
+            with sessions.borrow() as lent:
+                results: Sequence[NDArray[Any]] = lent.run(None, {name: inputs})
         except Exception as error:
             raise RuntimeError(str(error)) from error
         return results

@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from geoseg.models.runtime_graph import Engine
+from geoseg.models.slots import Slots
 from geoseg.settings import Arithmetic
 
 __all__ = ["compile_graph"]
@@ -18,13 +19,14 @@ __all__ = ["compile_graph"]
 _TELEMETRY = "openvino_telemetry"
 
 
-def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Arithmetic) -> Engine:
-    """An engine on one thread of the CPU.
+def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Arithmetic, at_once: int) -> Engine:
+    """An engine on one thread of the CPU for each call.
 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
         precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it.
+        at_once: calls that run at the same time; others wait.
 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
@@ -34,15 +36,15 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     model.reshape(list(shape))
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": at_once,
+        "NUM_STREAMS": at_once,  # of one thread each, whose arithmetic does not depend on how many there are
         "ENABLE_CPU_PINNING": False,  # else all workers of a machine would share its first core
     }
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    alone = threading.Lock()
+    compiled = core.compile_model(model, "CPU", settings)
+    requests: Slots[Any] = Slots(compiled.create_infer_request, at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        with alone:  # a request serves one thread
+        with requests.borrow() as request:
             results = request.infer([inputs], share_inputs=True)
             return [results[index] for index in range(len(results))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -14,13 +15,22 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
+from geoseg.models.lanes import Lane, count_lanes
 from geoseg.models.rounding import to_bfloat16
+from geoseg.models.slots import NoRoomError, Slots
 from geoseg.settings import Arithmetic, Refinement, Tta
+from geoseg.stages.blend import FULL
 
-__all__ = ["CUDA_BATCH", "ClassicalRuntime", "Labeller", "TorchRuntime", "example_inputs", "load_network", "settle"]
-
-CUDA_BATCH = 8
-"""tiles at once on a CUDA device"""
+__all__ = [
+    "BlendedDecision",
+    "ClassicalRuntime",
+    "Labeller",
+    "Scorer",
+    "TorchRuntime",
+    "example_inputs",
+    "load_network",
+    "settle",
+]
 
 _LEAST_SCORE = 1e-7
 _Plane: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -61,15 +71,18 @@ class Labeller(nn.Module):
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
 
-    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mask and confidence (N, core, core) uint8 of tiles (N, bands, T, T), uint8 or float32."""
+        return self._decision(*self._see(tiles))
+
+    def _see(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, planes, T, T) of tiles, and the picture (N, bands, T, T) that refines them."""
         pixels = tiles.float()
         if tiles.dtype != torch.uint8:  # one value that is no number would spread over all of the tile
             pixels = torch.where(torch.isfinite(pixels), pixels, self._mean)
         inputs = (pixels - self._mean) / self._std
         picture = pixels if tiles.dtype == torch.uint8 else (inputs + 2) * 63.75  # two deviations to either side
-        mask, confidence = self._decision(self._look(inputs), picture)
-        return mask, confidence
+        return self._look(inputs), picture
 
     def _look(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits (N, planes, T, T) of inputs; of several views, those of their mean scores."""
@@ -85,6 +98,21 @@ class Labeller(nn.Module):
             total = scores if total is None else total + scores
         assert total is not None  # noqa: S101 - there are views
         return self._undo(total / len(self._views))
+
+
+class Scorer(Labeller):
+    """The same up to the decision, so that scores of several tiles can be blended before it. See :class:`Labeller`."""
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Scores (N, planes, core, core) uint8, 0-255 for 0-1, of tiles (N, bands, T, T), uint8 or float32.
+
+        With softmax all planes are told, that of background first: of scores that say how a class stands against
+        background alone, two classes have the highest where both are sure not to be background.
+        """
+        odds = self._decision.odds(*self._see(tiles))
+        if self._activate is _softmax:
+            odds = torch.cat([torch.zeros_like(odds[:, :1]), odds], dim=1)
+        return ((self._activate(odds) * 255).round().to(torch.uint8),)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -107,7 +135,13 @@ _ACTIVATIONS: dict[Activation, tuple[_Plane, _Plane]] = {
 
 
 class TorchRuntime:
-    """A network with weights. The arguments are those of :func:`geoseg.models.runtimes.open_runtime`."""
+    """A network with weights. The arguments are those of :func:`geoseg.models.runtimes.open_runtime`.
+
+    On a CUDA device each call has a lane of its own, as many as there is memory for: tiles go one by one through the
+    very same kernels, however many of them are on their way.
+    """
+
+    batch = 1
 
     def __init__(
         self,
@@ -118,22 +152,46 @@ class TorchRuntime:
         halo: int,
         refine: Refinement = "none",
         tta: Tta = "none",
+        scores: bool = False,
+        at_once: int = 1,
     ) -> None:
         settle(device)
-        self.batch = CUDA_BATCH if device == "cuda" else 1
-        self._device = torch.device(device)
         network = load_network(card).eval()
         if precision == "bf16":
             network = to_bfloat16(network, example_inputs(card, 4 * card.stride))
-        network = network.to(self._device).to(memory_format=torch.channels_last)
-        self._label = Labeller(card, network, device=self._device, halo=halo, refine=refine, tta=tta)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        kind = Scorer if scores else Labeller
+        self._label = kind(card, network, device=torch.device(device), halo=halo, refine=refine, tta=tta)
+        self._name, self._tile = card.name, card.tile
+        self._lanes: Slots[_Lane] = Slots(lambda: self._compute, at_once)
+        if device == "cuda":
+            shape = (1, card.channels, card.tile, card.tile)
+            dtype = torch.uint8 if card.dtype == "uint8" else torch.float32
+            self._lanes = Slots(lambda: Lane(self._label, shape, dtype), count_lanes(card.tile**2))
 
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`."""
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
+        """Labels a batch of tiles, see :class:`geoseg.models.runtimes.Runtime`.
+
+        Raises:
+            ModelError: the device has no memory for a single tile.
+        """
+        try:
+            with self._lanes.borrow() as compute:
+                return compute(tiles)
+        except NoRoomError:
+            raise ModelError(
+                f"model {self._name} does not fit this GPU with tiles of {self._tile} px; give --device cpu, a smaller "
+                "--halo, or free the GPU's memory"
+            ) from None
+
+    def _compute(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
+        settle("cpu")  # threads of OpenMP are counted by each thread that starts some
         with torch.inference_mode():
-            pixels = torch.from_numpy(tiles).to(self._device, non_blocking=True)
-            mask, confidence = self._label(pixels.contiguous(memory_format=torch.channels_last))
-            return mask.cpu().numpy(), confidence.cpu().numpy()
+            pixels = torch.from_numpy(tiles).contiguous(memory_format=torch.channels_last)
+            return tuple(plane.numpy() for plane in self._label(pixels))
+
+
+_Lane: TypeAlias = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], ...]]
 
 
 class ClassicalRuntime:
@@ -141,6 +199,8 @@ class ClassicalRuntime:
 
     The arguments are those of :func:`geoseg.models.runtimes.open_runtime`.
     """
+
+    batch = 1
 
     def __init__(
         self,
@@ -150,22 +210,45 @@ class ClassicalRuntime:
         halo: int,
         refine: Refinement = "none",
         thresholds: tuple[float, ...] | None = None,
+        at_once: int = 1,
     ) -> None:
-        settle(device)
-        self.batch = CUDA_BATCH if device == "cuda" else 1
-        self._device = torch.device(device)
+        self._device = device
         self._decision = Decision(card, halo, refine)
         self._segment = Segmenter(card, thresholds)
+        self._at_once = threading.BoundedSemaphore(at_once)
 
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
         """Labels a batch of tiles; what nothing can be said of is 0 with confidence 0."""
-        scores, known, picture = self._segment(tiles)
-        with torch.inference_mode():
+        with self._at_once, torch.inference_mode():
+            settle(self._device)
+            scores, known, picture = self._segment(tiles)
             mask, confidence = self._decision.of_scores(
                 torch.from_numpy(scores).to(self._device), torch.from_numpy(picture).to(self._device)
             )
             unknown = ~self._decision.core(torch.from_numpy(known).to(self._device))
             return mask.masked_fill(unknown, 0).cpu().numpy(), confidence.masked_fill(unknown, 0).cpu().numpy()
+
+
+class BlendedDecision:
+    """Decides by mean scores of the tiles that hold a pixel, as a network's own scores are decided by.
+
+    That is done on the CPU, whatever gave the scores: there they were added up.
+
+    Args:
+        card: of the model.
+    """
+
+    def __init__(self, card: Card) -> None:
+        settle("cpu")
+        _, self._undo = _ACTIVATIONS[card.activation]
+        self._decision = Decision(card, 0, "none")
+
+    def __call__(self, scores: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Mask and confidence, (rows, cols) uint8, of scores (planes, rows, cols), see ``geoseg.stages.blend``."""
+        with torch.inference_mode():
+            shares = torch.from_numpy(scores.astype(np.float32) / np.float32(FULL))[None]
+            mask, confidence = self._decision(self._undo(shares), shares)  # there is nothing to refine by a picture
+            return mask[0].numpy(), confidence[0].numpy()
 
 
 def load_network(card: Card) -> nn.Module:
@@ -214,3 +297,4 @@ def settle(device: Literal["cpu", "cuda"]) -> None:
         torch.set_num_threads(1)
     else:
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # which rounds to 10 bits what is called float32

@@ -28,12 +28,15 @@ from numpy.typing import NDArray
 from geoseg.errors import SettingsError
 from geoseg.models.card import Card
 from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
+from geoseg.stages.blend import Decide
 
 __all__ = [
     "Resolved",
     "Runtime",
     "count_gpus",
+    "open_decision",
     "open_runtime",
+    "open_scorer",
     "packages_of",
     "resolve_device",
     "resolve_precision",
@@ -231,24 +234,26 @@ def _cpu_has(*flags: str) -> bool:
 
 
 class Runtime(Protocol):
-    """A model on one device, ready for batches of one fixed shape."""
+    """A model on one device, ready for batches of one fixed shape. Any threads may call it; some may have to wait."""
 
     batch: int
     """Tiles per call."""
 
-    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __call__(self, tiles: NDArray[Any]) -> tuple[NDArray[np.uint8], ...]:
         """Labels a batch of tiles.
 
         Args:
             tiles: (batch, bands, tile, tile), uint8, or float32 for a card whose ``dtype`` is "any".
 
         Returns:
-            mask and confidence of the tiles' cores, each (batch, core, core) uint8; confidence is 0-254 for 0-1.
+            mask and confidence of the tiles' cores, each (batch, core, core) uint8; confidence is 0-254 for 0-1. From a
+            scorer the scores of whole tiles alone, (batch, planes, tile, tile) uint8, 0-255 for 0-1, as the card's
+            activation gives them: of each class, and with softmax of background before these.
         """
         ...
 
 
-def open_runtime(
+def open_runtime(  # noqa: PLR0913
     card: Card,
     *,
     runtime: Resolved,
@@ -258,6 +263,7 @@ def open_runtime(
     refine: Refinement = "none",
     tta: Tta = "none",
     thresholds: tuple[float, ...] | None = None,
+    at_once: int = 1,
 ) -> Runtime:
     """Loads a model.
 
@@ -270,30 +276,94 @@ def open_runtime(
         refine: how scores are refined by the image before the decision, see ``geoseg.stages.refine``.
         tta: views of a tile whose scores a network's are averaged over; segmenters without weights see pixels alone.
         thresholds: of the scene, for segmenters that need them, see ``geoseg.models.classical.scene_thresholds``.
+        at_once: calls that run at the same time on a CPU, each on one thread; a CUDA device has as many as it has
+            memory for.
 
     Raises:
         ModelError: weights that do not fit the architecture or the card, or thresholds that are not there.
         SettingsError: a runtime that is not installed here.
     """
+    if card.weights is None:
+        from geoseg.models.runtime_torch import ClassicalRuntime
+
+        return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds, at_once=at_once)
+    how: Any = {"runtime": runtime, "device": device, "precision": precision, "refine": refine, "tta": tta}
+    return _open_network(card, **how, halo=halo, scores=False, at_once=at_once)
+
+
+def open_scorer(
+    card: Card,
+    *,
+    runtime: Resolved,
+    device: Literal["cpu", "cuda"],
+    precision: Arithmetic,
+    refine: Refinement = "none",
+    tta: Tta = "none",
+    at_once: int = 1,
+) -> Runtime:
+    """Loads a network that gives scores in place of labels, of whole tiles, so that they can be blended.
+
+    Args:
+        card: the model, with weights.
+        runtime: see :func:`open_runtime`, as all of these.
+        device: where it runs.
+        precision: of its arithmetic.
+        refine: how scores are refined by the image.
+        tta: views of a tile that scores are averaged over.
+        at_once: calls that run at the same time.
+
+    Raises:
+        ModelError: weights that do not fit the architecture or the card.
+        SettingsError: a runtime that is not installed here.
+    """
+    how: Any = {"runtime": runtime, "device": device, "precision": precision, "refine": refine, "tta": tta}
+    return _open_network(card, **how, halo=0, scores=True, at_once=at_once)
+
+
+def open_decision(card: Card) -> Decide:
+    """What decides by blended scores; torch's, whatever gave them."""
+    from geoseg.models.runtime_torch import BlendedDecision
+
+    return BlendedDecision(card)
+
+
+def _open_network(  # noqa: PLR0913
+    card: Card,
+    *,
+    runtime: Resolved,
+    device: Literal["cpu", "cuda"],
+    precision: Arithmetic,
+    halo: int,
+    refine: Refinement,
+    tta: Tta,
+    scores: bool,
+    at_once: int,
+) -> Runtime:
+    """See :func:`open_runtime` and :func:`open_scorer`."""
     _require(runtime)
     if runtime == "torch":
-        from geoseg.models.runtime_torch import ClassicalRuntime, TorchRuntime
+        from geoseg.models.runtime_torch import TorchRuntime
 
-        if card.weights is None:
-            return ClassicalRuntime(card, device=device, halo=halo, refine=refine, thresholds=thresholds)
-        return TorchRuntime(card, device=device, precision=precision, halo=halo, refine=refine, tta=tta)
+        return TorchRuntime(
+            card,
+            device=device,
+            precision=precision,
+            halo=halo,
+            refine=refine,
+            tta=tta,
+            scores=scores,
+            at_once=at_once,
+        )
     from geoseg.models.graphs import Form
     from geoseg.models.runtime_graph import GraphRuntime
 
     if runtime == "openvino":
         from geoseg.models import runtime_openvino
 
-        compile_graph = partial(runtime_openvino.compile_graph, precision=precision)
+        compile_graph = partial(runtime_openvino.compile_graph, precision=precision, at_once=at_once)
         form: Form = "merged" if precision == "fp32" else precision
-        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form)
+        return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form, scores=scores)
     from geoseg.models import runtime_onnx
-    from geoseg.models.runtime_torch import CUDA_BATCH
 
-    compile_graph = partial(runtime_onnx.compile_graph, device=device)
-    batch = CUDA_BATCH if device == "cuda" else 1
-    return GraphRuntime(card, compile_graph, batch=batch, halo=halo, refine=refine, tta=tta)
+    compile_graph = partial(runtime_onnx.compile_graph, device=device, at_once=at_once)
+    return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, scores=scores)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from geoseg.codes import NODATA
 from geoseg.lattice import Tile, Window
 
-__all__ = ["Convert", "Infer", "Network", "Read", "converter", "predict_chunk", "to_float32", "to_uint8"]
+__all__ = [
+    "Convert",
+    "Crop",
+    "Infer",
+    "Network",
+    "Read",
+    "Stitcher",
+    "converter",
+    "predict_chunk",
+    "to_float32",
+    "to_uint8",
+]
 
 Read: TypeAlias = Callable[[Window], tuple[NDArray[np.generic], NDArray[np.bool_]]]
 """window -> pixels (bands, rows, cols), valid (rows, cols)"""
@@ -24,8 +35,48 @@ Read: TypeAlias = Callable[[Window], tuple[NDArray[np.generic], NDArray[np.bool_
 Convert: TypeAlias = Callable[[NDArray[np.generic]], NDArray[Any]]
 """values of the scene -> values that models take, of the same shape"""
 
-Infer: TypeAlias = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-"""tiles (batch, bands, tile, tile) -> mask, confidence, each (batch, core, core)"""
+Infer: TypeAlias = Callable[[NDArray[Any]], tuple[NDArray[np.uint8], ...]]
+"""tiles (batch, bands, tile, tile) -> what the stitcher takes of each"""
+
+
+class Stitcher(Protocol):
+    """Makes the mask of one chunk of the results of tiles, which it is given row by row."""
+
+    def add(self, tile: Tile, known: NDArray[np.bool_], results: Sequence[NDArray[np.uint8]]) -> None:
+        """Takes a tile.
+
+        Args:
+            tile: which.
+            known: (rows, cols) of its core, where there is data.
+            results: what the network gives of it.
+        """
+        ...
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Mask and confidence of the chunk, (rows, cols) uint8, 255 where there is no data; no tile is to come."""
+        ...
+
+
+class Crop:
+    """Takes the core of each tile, and what the network says of it: mask and confidence, each (core, core).
+
+    Args:
+        window: the chunk, in scene pixels.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._planes = tuple(np.full((window.height, window.width), NODATA, np.uint8) for _ in "12")
+
+    def add(self, tile: Tile, known: NDArray[np.bool_], results: Sequence[NDArray[np.uint8]]) -> None:
+        """See :meth:`Stitcher.add`."""
+        for plane, found in zip(self._planes, results, strict=True):
+            np.copyto(plane[tile.core.slices(self._window)], found[: known.shape[0], : known.shape[1]], where=known)
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """See :meth:`Stitcher.finish`."""
+        mask, confidence = self._planes
+        return mask, confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +87,13 @@ class Network:
         infer: the model.
         batch: tiles per call of ``infer``.
         fill: (bands,) of the type that the model takes, seen by it where there is no data.
+        stitch: begins a chunk, of scene pixels; by default that takes mask and confidence of cores.
     """
 
     infer: Infer
     batch: int
     fill: NDArray[Any]
+    stitch: Callable[[Window], Stitcher] = Crop
 
 
 def to_uint8(pixels: NDArray[np.generic], scale: tuple[float, float] | None) -> NDArray[np.uint8]:
@@ -95,7 +148,7 @@ def predict_chunk(
     tile's scores depend on nothing outside it.
 
     Args:
-        tiles: the chunk's tiles.
+        tiles: those that make up the chunk, row by row.
         window: the chunk, in scene pixels.
         read: reads the scene, reflecting at its edges.
         convert: brings the scene's values to those that all of the networks take.
@@ -104,21 +157,16 @@ def predict_chunk(
     Returns:
         mask and confidence of each network, (rows, cols) uint8, 255 where there is no data.
     """
-    shape = (window.height, window.width)
-    results = [(np.full(shape, NODATA, np.uint8), np.full(shape, NODATA, np.uint8)) for _ in networks]
+    stitchers = [network.stitch(window) for network in networks]
     largest = max(network.batch for network in networks)
     for group in _prefetched(_batches(_readable(tiles, read, convert), largest)):
-        for network, (mask, confidence) in zip(networks, results, strict=True):
+        for network, stitcher in zip(networks, stitchers, strict=True):
             for start in range(0, len(group), network.batch):
                 batch = group[start : start + network.batch]
-                codes, scores = network.infer(_stack(batch, network))
-                for (tile, _, valid), tile_codes, tile_scores in zip(batch, codes, scores, strict=False):
-                    known = valid[tile.core.slices(tile.outer)]
-                    inside = (slice(0, tile.core.height), slice(0, tile.core.width))
-                    there = tile.core.slices(window)
-                    np.copyto(mask[there], tile_codes[inside], where=known)  # elsewhere it is NODATA
-                    np.copyto(confidence[there], tile_scores[inside], where=known)
-    return results
+                results = network.infer(_stack(batch, network))
+                for (tile, _, valid), *found in zip(batch, *results, strict=False):
+                    stitcher.add(tile, valid[tile.core.slices(tile.outer)], found)
+    return [stitcher.finish() for stitcher in stitchers]
 
 
 _Ready: TypeAlias = tuple[Tile, NDArray[Any], NDArray[np.bool_]]

@@ -83,18 +83,22 @@ def test_threads_are_all_at_work_at_once():
         opened.run("wait", lambda job, item: together.wait(), {}, range(6), lambda *_: None)
 
 
-def test_a_gpu_serves_one_kernel_at_a_time():
-    at_once = []
-    alone = threading.Lock()
+@pytest.mark.parametrize(("threads", "how"), [(2, {"waits": True}), (2, {"needs_gpu": True}), (1, {"needs_gpu": True})])
+def test_more_are_begun_where_kernels_wait(threads, how):
+    """For a network that another uses, or a GPU that all feed."""
+    together = threading.Barrier(2 * threads, timeout=20)
+    with open_executor(Execution(threads=threads)) as opened:
+        opened.run("predict", lambda job, item: together.wait(), {}, range(4 * threads), lambda *_: None, **how)
 
-    def kernel(job, item):
-        at_once.append(alone.acquire(blocking=False))
-        time.sleep(0.01)
-        alone.release()
 
-    with open_executor(Execution(threads=3)) as opened:
-        opened.run("predict", kernel, {}, range(6), lambda *_: None, needs_gpu=True)
-    assert at_once == [True] * 6
+def test_one_thread_takes_one_after_the_other_whatever_waits():
+    here = threading.get_ident()
+    found = []
+    with open_executor(Execution(threads=1)) as opened:
+        opened.run(
+            "predict", lambda job, item: threading.get_ident(), {}, range(3), lambda *r: found.append(r), waits=True
+        )
+    assert found == [(0, here), (1, here), (2, here)]
 
 
 def test_interrupted_threads_finish_what_is_under_way_and_leave_the_rest():

@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_where_it_was(finished, scene, settings, reads, tmp
 
 
 def test_a_chunk_that_another_worker_finished_is_left_alone(monkeypatch):
-    job = kernels.PredictJob(None, None, (1,), "uint8", None, None, "cpu", "none", ())
+    job = kernels.PredictJob(None, None, (1,), "uint8", None, None, "cpu", "crop", "none", (), 1)
     monkeypatch.setattr(kernels, "predict_chunk", None)
     kernels.predict(job, None)
 

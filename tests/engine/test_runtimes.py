@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from geoseg.engine import kernels
 from geoseg.engine.plan import make_plan
 from geoseg.models import runtimes
 from geoseg.settings import RunSettings
@@ -18,23 +19,45 @@ needs_extras = pytest.mark.skipif(
 
 @needs_extras
 @pytest.mark.parametrize(
-    ("runtime", "tta"), [("torch", "none"), ("openvino", "none"), ("onnx", "none"), ("openvino", "d4")]
+    ("runtime", "precision", "tta"),
+    [
+        ("torch", "fp32", "none"),
+        ("torch", "bf16", "none"),
+        ("openvino", "fp32", "none"),
+        ("openvino", "bf16", "none"),
+        ("onnx", "fp32", "none"),
+        ("openvino", "fp32", "d4"),
+    ],
 )
-def test_any_chunks_give_the_same_bytes(geoseg, land, small_card, tmp_path, runtime, tta):
+def test_any_chunks_and_threads_give_the_same_bytes(geoseg, land, small_card, tmp_path, runtime, precision, tta):
     found = []
-    for chunk in (64, 200):
+    for chunk, threads in ((64, 1), (200, 3)):
         folder = tmp_path / str(chunk)
-        how = ("--model", small_card, "--threads=1", "--quiet", "--min-area", 0, "--chunk", chunk, "--runtime", runtime)
-        how += ("--tta", tta)
+        how = ("--model", small_card, "--threads", threads, "--quiet", "--min-area", 0, "--chunk", chunk)
+        how += ("--runtime", runtime, "--precision", precision, "--tta", tta)
         assert geoseg("run", land, "-o", folder, *how) == (0, "", "")
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        assert [part["runtime"] for part in record["passes"]] == [runtime]
-        assert [part["tta"] for part in record["passes"]] == [tta]
+        ways = [(part["runtime"], part["precision"], part["tta"]) for part in record["passes"]]
+        assert ways == [(runtime, precision, tta)]
         assert (record["settings"]["runtime"], record["settings"]["tta"]) == (runtime, tta)
         files = sorted(folder.glob("*.geojson")) + sorted(folder.glob("*.tif"))
         found.append({path.name: path.read_bytes() for path in files})
     assert "mask.tif" in found[0]
     assert found[0] == found[1]
+
+
+def test_networks_are_loaded_once_for_all_threads_and_forgotten_after(geoseg, land, small_card, tmp_path, monkeypatch):
+    opened = []
+
+    def open_runtime(card, **how):
+        opened.append(how["at_once"])
+        return runtimes.open_runtime(card, **how)
+
+    monkeypatch.setattr(kernels, "open_runtime", open_runtime)
+    how = ("--model", small_card, "--threads", 3, "--chunk", 64, "--quiet", "--runtime", "torch")
+    assert geoseg("run", land, "-o", tmp_path / "layers", *how) == (0, "", "")
+    assert opened == [3]
+    assert not kernels._networks
 
 
 @needs_extras

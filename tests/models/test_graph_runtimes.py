@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,14 @@ from geoseg.errors import ModelError, SettingsError
 from geoseg.models import runtimes, zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import Card, CardClass, write_model
-from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision, resolve_runtime
+from geoseg.models.runtimes import (
+    open_decision,
+    open_runtime,
+    open_scorer,
+    resolve_device,
+    resolve_precision,
+    resolve_runtime,
+)
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -67,6 +75,20 @@ def test_a_result_is_not_overwritten_by_the_next(name, runtime):
     for plane, copy, later in zip(first, kept, again, strict=True):
         np.testing.assert_array_equal(plane, copy)
         np.testing.assert_array_equal(later, copy)
+
+
+@pytest.mark.parametrize("runtime", GRAPHS)
+def test_calls_at_once_are_as_calls_one_by_one(runtime):
+    shared = open_runtime(
+        replace(zoo.load("vehicle"), tile=TILE), runtime=runtime, device="cpu", precision="fp32", halo=HALO, at_once=3
+    )
+    tiles = [tile_of_sample(row, 600) for row in (600, 300)]
+    alone = [shipped("vehicle", runtime)(tile) for tile in tiles]
+    with ThreadPoolExecutor(5) as pool:
+        together = list(pool.map(lambda index: shared(tiles[index % 2]), range(8)))
+    for index, planes in enumerate(together):
+        for plane, expected in zip(planes, alone[index % 2], strict=True):
+            np.testing.assert_array_equal(plane, expected)
 
 
 def test_nobody_is_told_that_openvino_runs():
@@ -130,14 +152,42 @@ def test_views_are_averaged_alike(soft_card, deep_tiles):
     assert agree(open_runtime(soft_card, runtime="onnx", tta="d4", **how)(deep_tiles[:1]), expected)
 
 
+def scores_agree(card, first, second) -> bool:
+    """The same gate for scores, and for what is decided by them."""
+    assert first.shape == second.shape == (1, card.planes, *first.shape[2:])
+    assert len(np.unique(first)) > 20
+    labels = [open_decision(card)(scores[0].astype(np.uint16) * 256) for scores in (first, second)]
+    return (np.abs(first.astype(int) - second) <= 1).mean() >= 0.997 and agree(*labels)
+
+
+def test_scores_of_a_shipped_model_are_those_in_torch():
+    card = replace(zoo.load("landscape"), tile=TILE)
+    expected, found = (
+        open_scorer(card, runtime=one, device="cpu", precision="fp32")(tile_of_sample())[0]
+        for one in ("torch", "openvino")
+    )
+    assert scores_agree(card, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "more"), [("onnx", {}), ("onnx", {"tta": "d4"}), ("openvino", {"refine": "guided"})], ids=str
+)
+def test_scores_of_any_values_with_softmax_agree(soft_card, deep_tiles, runtime, more):
+    expected, found = (
+        open_scorer(soft_card, runtime=one, device="cpu", precision="fp32", **more)(deep_tiles[:1])[0]
+        for one in ("torch", runtime)
+    )
+    assert scores_agree(soft_card, found, expected)
+
+
 @pytest.mark.parametrize("runtime", GRAPHS)
 def test_one_tile_or_two_at_a_time_are_the_same(soft_card, deep_tiles, runtime):
     from geoseg.models import runtime_onnx, runtime_openvino
     from geoseg.models.runtime_graph import GraphRuntime
 
     compile_graph = {
-        "openvino": functools.partial(runtime_openvino.compile_graph, precision="fp32"),
-        "onnx": functools.partial(runtime_onnx.compile_graph, device="cpu"),
+        "openvino": functools.partial(runtime_openvino.compile_graph, precision="fp32", at_once=1),
+        "onnx": functools.partial(runtime_onnx.compile_graph, device="cpu", at_once=1),
     }[runtime]
     one, two = (GraphRuntime(soft_card, compile_graph, batch=batch, halo=32) for batch in (1, 2))
     together, _ = two(deep_tiles)
@@ -216,6 +266,14 @@ def test_an_onnx_file_may_give_scores(write_onnx, picture):
     np.testing.assert_array_equal(from_scores[0][0], expected)
     from_logits = label(write_onnx(mean=(128.0,) * 3, std=(64.0,) * 3), tiles)
     assert np.abs(from_scores[1].astype(int) - from_logits[1]).max() <= 1
+
+
+def test_an_onnx_file_gives_scores_of_whole_tiles(write_onnx, picture):
+    tiles, _ = picture
+    card = write_onnx(scores=True, mean=(128.0,) * 3, std=(64.0,) * 3)
+    [scores] = open_scorer(card, runtime="onnx", device="cpu", precision="fp32")(tiles)
+    red, green, _ = (tiles[0].astype(float) - 128) / 64
+    np.testing.assert_allclose(scores[0, 0], 255 / (1 + np.exp(green - red)), atol=0.51)
 
 
 @pytest.mark.parametrize("runtime", GRAPHS)

@@ -52,10 +52,11 @@ def test_whatever_decides_a_graph_makes_another(card, folder, made, monkeypatch)
     graphs.labels_graph(replace(card, tile=160), halo=32, form="merged")
     graphs.labels_graph(replace(card, mean=(1.0, 2.0, 3.0)), halo=32, form="merged")
     graphs.labels_graph(card, halo=32, form="plain")
+    graphs.scores_graph(card, halo=32, form="plain")
     graphs.logits_graph(card, form="plain")
     monkeypatch.setattr(graphs, "_code", lambda: "changed")
     graphs.logits_graph(card, form="plain")
-    assert len(made) == len(list(folder.iterdir())) == 7
+    assert len(made) == len(list(folder.iterdir())) == 8
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"half of it", None])
@@ -89,12 +90,14 @@ def test_a_run_of_a_kept_graph_takes_no_torch(card, folder):
 import sys
 import numpy as np
 from geoseg.models.card import Card
-from geoseg.models.runtimes import open_runtime
+from geoseg.models.runtimes import open_runtime, open_scorer
 from pathlib import Path
 
-infer = open_runtime(Card.read(Path({str(card.path)!r})), runtime="openvino", device="cpu", precision="fp32", halo=32)
-mask, _ = infer(np.zeros((1, 3, 128, 128), np.uint8))
+card, how = Card.read(Path({str(card.path)!r})), {{"runtime": "openvino", "device": "cpu", "precision": "fp32"}}
+mask, _ = open_runtime(card, **how, halo=32)(np.zeros((1, 3, 128, 128), np.uint8))
 assert mask.shape == (1, 64, 64)
+[scores] = open_scorer(card, **how)(np.zeros((1, 3, 128, 128), np.uint8))
+assert scores.shape == (1, 1, 128, 128)
 print("torch" in sys.modules)
 """
     said = [subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True) for _ in "12"]

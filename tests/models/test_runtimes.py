@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from geoseg.errors import ModelError, SettingsError
 from geoseg.models import zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import CardClass, write_model
-from geoseg.models.runtime_torch import load_network
-from geoseg.models.runtimes import open_runtime, resolve_device, resolve_precision
+from geoseg.models.lanes import Lane, count_lanes
+from geoseg.models.runtime_torch import Scorer, load_network
+from geoseg.models.runtimes import open_decision, open_runtime, open_scorer, resolve_device, resolve_precision
+from geoseg.models.slots import NoRoomError, Slots
 
 torch = pytest.importorskip("torch")
 
@@ -97,6 +100,35 @@ def test_same_tile_same_bits_whatever_else_ran(card, tiles):
     again = runtime(card)(tiles[:1])
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_calls_at_once_are_as_calls_one_by_one(card, tiles, precision):
+    alone = [runtime(card, precision=precision)(tiles[index : index + 1]) for index in (0, 1)]
+    shared = runtime(card, precision=precision, at_once=2)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda index: shared(tiles[index % 2][None]), range(8)))
+    for index, planes in enumerate(together):
+        for plane, expected in zip(planes, alone[index % 2], strict=True):
+            np.testing.assert_array_equal(plane, expected)
+
+
+class _Full(Lane):
+    """A lane of a device that has no memory."""
+
+    def __init__(self, compute, shape, dtype):
+        raise NoRoomError
+
+
+def test_a_tile_that_fits_no_gpu_is_told_in_one_line(card, tiles):
+    full = runtime(card)
+    full._lanes = Slots(lambda: _Full(None, (), None), 3)
+    with pytest.raises(ModelError, match=r"does not fit this GPU with tiles of \d+ px; .*--device cpu"):
+        full(tiles[:1])
+
+
+def test_small_tiles_have_more_lanes():
+    assert [count_lanes(side**2) for side in (256, 1024, 2048, 3072)] == [16, 12, 3, 3]
 
 
 def test_mask_is_the_best_sigmoid_from_a_half_on(card, tiles):
@@ -187,6 +219,37 @@ def test_views_are_turned_and_mirrored_and_averaged(card, tiles):
     assert (found != plain(tiles)[0]).mean() > 0.001
 
 
+def test_scores_are_those_of_the_network_as_bytes(card, soft_card, tiles, deep_tiles):
+    for one, shown in ((card, tiles), (soft_card, deep_tiles)):
+        [found] = open_scorer(one, runtime="torch", device="cpu", precision="fp32")(shown)
+        assert found.dtype == np.uint8
+        assert found.shape == (len(shown), one.planes, *shown.shape[2:])
+        assert np.abs(found - 255 * scores_of(one, shown)).max() < 0.51
+
+
+@pytest.mark.parametrize("more", [{}, {"tta": "d4"}, {"refine": "guided"}], ids=str)
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_scores_are_decided_as_labels_are(card, soft_card, tiles, deep_tiles, kind, more):
+    one, shown = (card, tiles[:1]) if kind == "sigmoid" else (soft_card, deep_tiles)
+    expected = runtime(one, halo=0, **more)(shown)
+    [scores] = open_scorer(one, runtime="torch", device="cpu", precision="fp32", **more)(shown)
+    mask, confidence = open_decision(one)(scores[0].astype(np.uint16) * 256)
+    assert len(np.unique(mask)) > 1
+    same = mask == expected[0][0]
+    assert same.mean() > 0.99
+    assert np.abs(confidence.astype(int) - expected[1][0])[same].max() <= 2
+
+
+def test_classes_are_told_apart_where_none_of_them_may_be_background(soft_card):
+    shares = torch.tensor([1e-7, 0.6, 0.4]).view(1, 3, 1, 1).expand(-1, -1, 96, 96)
+    how = {"device": torch.device("cpu"), "halo": 0, "refine": "none", "tta": "none"}
+    [scores] = Scorer(soft_card, lambda inputs: shares.log() + 5, **how)(torch.zeros(1, 8, 96, 96))
+    assert scores[0, :, 0, 0].tolist() == [0, 153, 102]
+    mask, confidence = open_decision(soft_card)(scores[0].numpy().astype(np.uint16) * 256)
+    assert set(np.unique(mask)) == {3}
+    assert set(np.unique(confidence)) == {254}  # that of the class and its boundary together
+
+
 def test_choices_are_resolved():
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") in {"cpu", "cuda"}
@@ -223,7 +286,19 @@ def test_cuda_without_a_device_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_says_the_same_however_many_lanes_there_are(card, tiles):
+    one, many = (open_runtime(card, runtime="torch", device="cuda", precision="bf16", halo=32) for _ in range(2))
+    one._lanes = Slots(one._lanes._open_slot, 1)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda index: many(tiles[index % 2][None]), range(32)))
+    for index, planes in enumerate(together):
+        for plane, expected in zip(planes, one(tiles[index % 2][None]), strict=True):
+            np.testing.assert_array_equal(plane, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_nearly_agrees_with_cpu(card, tiles):
-    exact, _ = runtime(card)(tiles)
-    quick, _ = open_runtime(card, runtime="torch", device="cuda", precision="fp32", halo=32)(tiles)
+    exact, _ = runtime(card)(tiles[:1])
+    quick, _ = open_runtime(card, runtime="torch", device="cuda", precision="fp32", halo=32)(tiles[:1])
     assert (exact == quick).mean() > 0.995

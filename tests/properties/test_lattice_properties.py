@@ -67,6 +67,21 @@ def test_counts_and_order(lattice):
         assert places == sorted(places)
 
 
+@given(lattices.filter(lambda lattice: lattice.core >= 8), windows)
+def test_the_tiles_that_reach_a_chunk_are_those_that_hold_a_pixel_of_it(lattice, within):
+    every = tiles_of(lattice)
+    inside = within.intersection(lattice.window)
+    for asked in (None, inside) if inside else (None,):
+        counts = []
+        for chunk in lattice.chunks():
+            wanted = chunk.window if asked is None else asked.intersection(chunk.window)
+            expected = {(tile.row, tile.col) for tile in every if wanted and tile.outer.intersection(wanted)}
+            found = [(tile.row, tile.col) for tile in lattice.tiles_reaching(chunk, asked)]
+            assert found == sorted(expected)
+            counts.append(len(found))
+        assert lattice.count_reaching(asked) == (sum(counts), max(counts))
+
+
 @given(windows, windows)
 def test_an_intersection_is_the_shared_pixels(one, other):
     def pixels(window):
