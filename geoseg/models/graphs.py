@@ -27,7 +27,10 @@ from geoseg.models.download import cache_folder
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Form", "labels_graph", "logits_graph", "scores_graph"]
+__all__ = ["EXACT", "Form", "labels_graph", "logits_graph", "scores_graph"]
+
+EXACT = 3
+"""first convolutions of a network in bf16 that stay fp32, see :mod:`geoseg.models.rounding`"""
 
 Form: TypeAlias = Literal["plain", "merged", "bf16", "int8"]
 """of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see

@@ -6,10 +6,12 @@ import io
 import sys
 import threading
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from numpy.typing import NDArray
 
+from geoseg.models.graphs import EXACT
 from geoseg.models.runtime_graph import Engine
 from geoseg.models.slots import Slots
 from geoseg.settings import Arithmetic
@@ -25,30 +27,93 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
-        precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it.
+        precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it, and bf16 that of all
+            but the first convolutions, see ``geoseg.models.rounding``.
         at_once: calls that run at the same time; others wait.
 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
     """
-    core = _openvino().Core()
+    openvino = _openvino()
+    core = openvino.Core()
     model = core.read_model(io.BytesIO(graph))
     model.reshape(list(shape))
+    parts = [(model, "bf16" if precision == "bf16" else "f32")]
+    if precision == "bf16" and (first := _cut(openvino, model, EXACT)) is not None:
+        parts.insert(0, (first, "f32"))
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": at_once,
         "NUM_STREAMS": at_once,  # of one thread each, whose arithmetic does not depend on how many there are
         "ENABLE_CPU_PINNING": False,  # else all workers of a machine would share its first core
     }
-    compiled = core.compile_model(model, "CPU", settings)
-    requests: Slots[Any] = Slots(compiled.create_infer_request, at_once)
+    compiled = [core.compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint}) for part, hint in parts]
+    requests = Slots(lambda: _Request(compiled), at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         with requests.borrow() as request:
-            results = request.infer([inputs], share_inputs=True)
-            return [results[index] for index in range(len(results))]
+            return request(inputs)
 
     return run
+
+
+class _Request:
+    """What one call uses: a request to each part of a network, each of which reads what the one before it gives."""
+
+    def __init__(self, compiled: Sequence[Any]) -> None:
+        self._parts = [part.create_infer_request() for part in compiled]
+        for before, after in pairwise(self._parts):
+            after.set_input_tensor(before.get_output_tensor())
+
+    def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        first, *others = self._parts
+        first.infer([inputs], share_inputs=True)
+        for part in others:
+            part.infer()
+        return [tensor.data.copy() for tensor in self._parts[-1].output_tensors]
+
+
+def _cut(openvino: Any, model: Any, convolutions: int) -> Any:
+    """Cuts off the first convolutions of a model, which then takes what they give.
+
+    Args:
+        openvino: the package.
+        model: with one input; it is changed.
+        convolutions: how many at most.
+
+    Returns:
+        the model of what was cut off; ``None`` where more than one result of them is used by the others.
+    """
+    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() not in {"Constant", "Parameter"}]
+    numbered = list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
+    first = [node for node, number in zip(ordered, numbered, strict=True) if 0 < number <= convolutions]
+    through = next((node for node in reversed(first) if node.get_output_size() == 1 and _all_pass(model, node)), None)
+    if through is None:
+        return None
+    made = through.output(0)
+    readers = list(made.get_target_inputs())
+    taken = openvino.opset13.parameter(list(made.shape), made.element_type, name="first")
+    front = openvino.Model([openvino.opset13.result(made)], model.get_parameters(), "first")
+    for reader in readers:
+        reader.replace_source_output(taken.output(0))
+    model.add_parameters([taken])
+    for parameter in front.get_parameters():
+        model.remove_parameter(parameter)
+    return front
+
+
+def _all_pass(model: Any, node: Any) -> bool:
+    """Whether nothing of a model's input reaches its results but through a node."""
+    seen = {node.get_friendly_name()}
+    waiting = list(model.get_results())
+    while waiting:
+        there = waiting.pop()
+        if there.get_friendly_name() in seen:
+            continue
+        if there.get_type_name() == "Parameter":
+            return False
+        seen.add(there.get_friendly_name())
+        waiting += [entry.get_source_output().get_node() for entry in there.inputs()]
+    return True
 
 
 _importing = threading.Lock()

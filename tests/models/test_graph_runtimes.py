@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,28 @@ def test_calls_at_once_are_as_calls_one_by_one(runtime):
     for index, planes in enumerate(together):
         for plane, expected in zip(planes, alone[index % 2], strict=True):
             np.testing.assert_array_equal(plane, expected)
+
+
+def test_the_first_convolutions_of_bf16_are_exact():
+    """A network of one input and several skips is cut where all of it passes through one result."""
+    import openvino
+
+    from geoseg.models.graphs import labels_graph
+    from geoseg.models.runtime_openvino import _cut
+
+    card = replace(zoo.load("vehicle"), tile=TILE)
+    core = openvino.Core()
+    model, whole = (core.read_model(io.BytesIO(labels_graph(card, halo=HALO, form="bf16"))) for _ in "12")
+    model.reshape([1, 3, TILE, TILE])
+    before = sum(node.get_type_name().endswith("Convolution") for node in model.get_ops())
+    first = _cut(openvino, model, 3)
+    counts = [sum(node.get_type_name().endswith("Convolution") for node in part.get_ops()) for part in (first, model)]
+    assert counts == [3, before - 3]
+    assert len(model.inputs) == 1
+    assert [output.element_type for output in model.outputs] == [openvino.Type.u8] * 2
+    assert (
+        _cut(openvino, openvino.Core().read_model(io.BytesIO(labels_graph(card, halo=HALO, form="plain"))), 0) is None
+    )
 
 
 def test_nobody_is_told_that_openvino_runs():
