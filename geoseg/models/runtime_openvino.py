@@ -62,7 +62,8 @@ class _Request:
     def __init__(self, compiled: Sequence[Any]) -> None:
         self._parts = [part.create_infer_request() for part in compiled]
         for before, after in pairwise(self._parts):
-            after.set_input_tensor(before.get_output_tensor())
+            for index, tensor in enumerate(before.output_tensors):
+                after.set_input_tensor(index, tensor)
 
     def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
         first, *others = self._parts
@@ -73,47 +74,40 @@ class _Request:
 
 
 def _cut(openvino: Any, model: Any, convolutions: int) -> Any:
-    """Cuts off the first convolutions of a model, which then takes what they give.
+    """Cuts off the first convolutions of a model, which then takes what of their results is used by the others.
 
     Args:
         openvino: the package.
-        model: with one input; it is changed.
-        convolutions: how many at most.
+        model: of inputs of a fixed shape; it is changed.
+        convolutions: how many.
 
     Returns:
-        the model of what was cut off; ``None`` where more than one result of them is used by the others.
+        the model of what was cut off; ``None`` where there are no others.
     """
-    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() not in {"Constant", "Parameter"}]
-    numbered = list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
-    first = [node for node, number in zip(ordered, numbered, strict=True) if 0 < number <= convolutions]
-    through = next((node for node in reversed(first) if node.get_output_size() == 1 and _all_pass(model, node)), None)
-    if through is None:
+    from openvino.passes import ConstantFolding, Manager
+
+    passes = Manager()
+    passes.register_pass(ConstantFolding())  # else shapes would be among the results, too
+    passes.run_passes(model)
+    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
+    numbers = list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
+    if numbers[-1] <= convolutions:
         return None
-    made = through.output(0)
-    readers = list(made.get_target_inputs())
-    taken = openvino.opset13.parameter(list(made.shape), made.element_type, name="first")
-    front = openvino.Model([openvino.opset13.result(made)], model.get_parameters(), "first")
-    for reader in readers:
-        reader.replace_source_output(taken.output(0))
-    model.add_parameters([taken])
-    for parameter in front.get_parameters():
-        model.remove_parameter(parameter)
-    return front
-
-
-def _all_pass(model: Any, node: Any) -> bool:
-    """Whether nothing of a model's input reaches its results but through a node."""
-    seen = {node.get_friendly_name()}
-    waiting = list(model.get_results())
-    while waiting:
-        there = waiting.pop()
-        if there.get_friendly_name() in seen:
+    first = {node.get_friendly_name() for node, number in zip(ordered, numbers, strict=True) if number <= convolutions}
+    results, taken = [], []
+    for output in (output for node in ordered if node.get_friendly_name() in first for output in node.outputs()):
+        readers = [entry for entry in output.get_target_inputs() if entry.get_node().get_friendly_name() not in first]
+        if not readers:
             continue
-        if there.get_type_name() == "Parameter":
-            return False
-        seen.add(there.get_friendly_name())
-        waiting += [entry.get_source_output().get_node() for entry in there.inputs()]
-    return True
+        results.append(openvino.opset13.result(output))
+        taken.append(openvino.opset13.parameter(list(output.shape), output.element_type))
+        for reader in readers:
+            reader.replace_source_output(taken[-1].output(0))
+    parameters = model.get_parameters()
+    model.add_parameters(taken)
+    for parameter in parameters:
+        model.remove_parameter(parameter)
+    return openvino.Model(results, parameters, "first")
 
 
 _importing = threading.Lock()
