@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.models.graphs import EXACT
@@ -19,6 +20,7 @@ from geoseg.settings import Arithmetic
 __all__ = ["compile_graph"]
 
 _TELEMETRY = "openvino_telemetry"
+_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Arithmetic, at_once: int) -> Engine:
@@ -78,7 +80,7 @@ def _cut(openvino: Any, model: Any, convolutions: int) -> Any:
 
     Args:
         openvino: the package.
-        model: of inputs of a fixed shape; it is changed.
+        model: of inputs of a fixed shape, whose convolutions see images; it is changed.
         convolutions: how many.
 
     Returns:
@@ -94,15 +96,19 @@ def _cut(openvino: Any, model: Any, convolutions: int) -> Any:
     if numbers[-1] <= convolutions:
         return None
     first = {node.get_friendly_name() for node, number in zip(ordered, numbers, strict=True) if number <= convolutions}
+    operations = openvino.opset13
     results, taken = [], []
     for output in (output for node in ordered if node.get_friendly_name() in first for output in node.outputs()):
         readers = [entry for entry in output.get_target_inputs() if entry.get_node().get_friendly_name() not in first]
         if not readers:
             continue
-        results.append(openvino.opset13.result(output))
-        taken.append(openvino.opset13.parameter(list(output.shape), output.element_type))
+        # channels last and narrow, as convolutions keep them: to hand them over otherwise takes as long as to make them
+        given = operations.convert(operations.transpose(output, np.array(_CHANNELS_LAST)), "bf16")
+        results.append(operations.result(given))
+        taken.append(operations.parameter(list(given.output(0).shape), openvino.Type.bf16))
+        found = operations.transpose(operations.convert(taken[-1], "f32"), np.array(_CHANNELS_FIRST))
         for reader in readers:
-            reader.replace_source_output(taken[-1].output(0))
+            reader.replace_source_output(found.output(0))
     parameters = model.get_parameters()
     model.add_parameters(taken)
     for parameter in parameters:
