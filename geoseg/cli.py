@@ -308,10 +308,8 @@ def plan(scene: str, **options: Any) -> None:
     """Tell what `run` would do with a scene: tiles, memory, disk, time. Writes nothing."""
     from geoseg.console import describe_plan
     from geoseg.engine.plan import make_plan, seconds_per_tile
-    from geoseg.export.vectors import check_formats
 
     settings, execution = _run_settings(options), _execution(options)
-    check_formats(settings.vector.formats)
     planned = make_plan(scene, settings, execution)
     describe_plan(planned, [seconds_per_tile(planned, part) for part in planned.passes])
 

@@ -22,7 +22,9 @@ __all__ = [
     "Stitch",
     "TrainingPrecision",
     "Tta",
+    "VectorFormat",
     "VectorSettings",
+    "require_formats",
     "require_layer_names",
 ]
 
@@ -35,7 +37,10 @@ RuntimeName = Literal["auto", "torch", "openvino", "onnx"]
 SimplifyMethod = Literal["visvalingam", "douglas-peucker"]
 Stitch = Literal["crop", "gaussian", "cosine"]
 Tta = Literal["none", "d4"]
+VectorFormat = Literal["geojson", "geojsonl", "parquet", "gpkg", "fgb"]
 
+_ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
+_WIDEST_PX = 64  # of openings, whose work grows with the width
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
 
 
@@ -51,6 +56,19 @@ def require_layer_names(names: tuple[str, ...]) -> None:
             f"layer names {', '.join(map(repr, names)) or '(none)'}: "
             "give each layer a name of letters, digits, _ and -, no two alike"
         )
+
+
+def require_formats(formats: tuple[str, ...]) -> None:
+    """Refuses vector formats that geoseg does not write.
+
+    Raises:
+        SettingsError: none at all, or an unknown one; it names those that there are.
+    """
+    if not formats:
+        raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
+    for name in formats:
+        if name not in get_args(VectorFormat):
+            raise SettingsError(f"format {name!r} is not known; use some of {', '.join(get_args(VectorFormat))}")
 
 
 def _require_not_negative(name: str, value: float, unit: str) -> None:
@@ -108,8 +126,21 @@ class VectorSettings:
             raise SettingsError(f"--boundaries is {pairs}: give CODE=BOUNDARY,... with codes 1-254, none twice")
         if not 1 <= self.growth_px <= 254:
             raise SettingsError(f"--growth is {self.growth_px}: give a number of pixels from 1 to 254")
-        if not self.formats:
-            raise SettingsError("--formats is empty: name at least one, e.g. geojson,parquet")
+        require_formats(self.formats)
+
+    def width_px(self, gsd_m: float) -> int:
+        """Least width of a class's parts, pixels.
+
+        Raises:
+            SettingsError: it is more than a chunk can see.
+        """
+        width_px = math.ceil(self.min_width_m / gsd_m - _ROUNDING)
+        if width_px > _WIDEST_PX:
+            raise SettingsError(
+                f"--min-width is {self.min_width_m:g} m, which is {width_px} pixels; "
+                f"give at most {_WIDEST_PX} pixels, here {_WIDEST_PX * gsd_m:g} m"
+            )
+        return width_px
 
     def least_area_m2(self, code: int) -> float:
         """Area below which an instance of a class is small, square metres."""

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.engine.kernels import fill_of
 from geoseg.engine.plan import Pass, make_plan
+from geoseg.engine.prediction import fill_of
 from geoseg.errors import SceneError, SettingsError
 from geoseg.evaluation.bootstrap import draw_scenes, ratio, to_figure
 from geoseg.lattice import Window

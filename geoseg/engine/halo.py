@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.codes import NODATA
-from geoseg.engine.kernels import fill_of
 from geoseg.engine.plan import Pass, Plan, make_plan
+from geoseg.engine.prediction import fill_of
 from geoseg.engine.progress import Progress, Silent
 from geoseg.errors import ModelError, SceneError, SettingsError
 from geoseg.evaluation.bootstrap import draw_scenes, ratio, to_figure

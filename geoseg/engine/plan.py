@@ -158,6 +158,10 @@ class Plan:
         passes = (replace(part, lattice=replace(part.lattice, chunk=chunks[part.name])) for part in self.passes)
         return replace(self, passes=tuple(passes))
 
+    def raster_name(self, part: Pass, array: str = "mask") -> str:
+        """File name of a pass's mask or confidence."""
+        return f"{array}.tif" if len(self.passes) == 1 else f"{array}_{part.name}.tif"
+
     @property
     def reads(self) -> list[list[Pass]]:
         """The passes, together where one read of a tile serves them all."""

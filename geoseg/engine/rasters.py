@@ -14,7 +14,7 @@ from geoseg.engine.plan import Pass, Plan
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.export.cog import write_cog
 
-__all__ = ["raster_name", "writing_rasters"]
+__all__ = ["writing_rasters"]
 
 _AT_ONCE = 2  # mask and confidence; GDAL compresses without holding the interpreter
 
@@ -44,14 +44,9 @@ def writing_rasters(plan: Plan, stores: Mapping[str, Store], directory: Path) ->
         writers.shutdown(cancel_futures=True)
 
 
-def raster_name(plan: Plan, part: Pass, array: str = "mask") -> str:
-    """File name of a pass's mask or confidence."""
-    return f"{array}.tif" if len(plan.passes) == 1 else f"{array}_{part.name}.tif"
-
-
 def _write(plan: Plan, part: Pass, array: str, store: Store, directory: Path) -> list[Path]:
     """Writes one raster; returns its path, and that of its side file if it has one."""
-    path = directory / raster_name(plan, part, array)
+    path = directory / plan.raster_name(part, array)
     write_cog(
         path,
         store.array(array),

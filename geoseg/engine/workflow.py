@@ -12,46 +12,37 @@ between this process and the workers; arrays and polygons pass through the store
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import math
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from itertools import count, groupby
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from geoseg.codes import BACKGROUND, NODATA
-from geoseg.engine import kernels
+from geoseg.codes import NODATA
+from geoseg.engine import prediction
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.plan import Pass, Plan, make_plan
-from geoseg.engine.progress import Advance, Progress, Silent
-from geoseg.engine.rasters import raster_name, writing_rasters
-from geoseg.engine.result import LayerSummary, PassSummary, Result, StageTime
+from geoseg.engine.progress import Progress, Silent
+from geoseg.engine.result import PassSummary, Result
 from geoseg.engine.store import PREDICTED, Store
-from geoseg.errors import InputError, SceneError, SettingsError
-from geoseg.export.rows import Layer, read_layers, write_rows
-from geoseg.export.vectors import check_formats, write_layers
-from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.engine.watch import Watch
+from geoseg.errors import SceneError, SettingsError
+from geoseg.lattice import Lattice
 from geoseg.models.runtimes import packages_of
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
-from geoseg.stages.instances import Merge, merge_faces
-from geoseg.stages.join import Fragment
-from geoseg.stages.polygons import Ground
-from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
-from geoseg.stages.trace import has_compiled
+
+if TYPE_CHECKING:
+    from geoseg.engine.vector_half import VectorHalf
+    from geoseg.export.rows import Layer
 
 __all__ = ["run", "vectorize"]
 
-_ROUNDING = 1e-6  # three pixels are three, whatever a division made of them
-_WIDEST_PX = 64  # of openings, whose work grows with the width
 _GIVEN = "mask"  # what a mask is called that no model made
 _PACKAGES = (
     "geoseg",
@@ -89,10 +80,9 @@ def run(
         ChunkError: some chunks failed; the rest is kept, run again to resume.
     """
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
-    check_formats(settings.vector.formats)
     plan = make_plan(str(scene), settings, execution)
     for part in plan.passes:
-        _width_px(part.vector, part.grid.gsd_m)
+        part.vector.width_px(part.grid.gsd_m)
     identity = {"verb": "run", **plan.identity()}
     with RunDirectory(Path(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
@@ -101,31 +91,22 @@ def run(
         plan = plan.with_chunks(output.chunks({part.name: part.lattice.chunk for part in plan.passes}))
         for note in plan.notes:
             progress.note(note)
-        _warn_of_compilation(progress)
-        watch = _Watch(progress)
+        watch = Watch(progress)
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
-            for together in plan.reads:
-                _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
-            with writing_rasters(plan, stores, output.path) as rasters:
-                halves = [_vector_half_of(plan, part, stores[part.name], watch) for part in plan.passes]
-                halves = [_clean_label_trace(half, executor) for half in halves]
-                worker_bytes = executor.peak_worker_bytes()
-                rows = [_join(half) for half in halves]
-                with watch.stage("export"):
-                    layers = [
-                        read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
-                        for part, files in zip(plan.passes, rows, strict=True)
-                    ]
-                    named = {name: layer for found in layers for name, layer in found.items()}
-                    files = write_layers(output.path, named, settings.vector.formats) + rasters()
+            with _preparing_the_rest():
+                for together in plan.reads:
+                    _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
+            _warn_of_compilation(progress)
+            halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
+            worker_bytes = executor.peak_worker_bytes()
         result = Result(
             directory=output.path,
             passes=tuple(_summary_of_pass(plan, part, half) for part, half in zip(plan.passes, halves, strict=True)),
             layers={
                 name: layer
                 for found, half in zip(layers, halves, strict=True)
-                for name, layer in _summaries(found, half).items()
+                for name, layer in half.summarise(found).items()
             },
             stages=watch.stages,
             files=tuple(path.name for path in files),
@@ -161,12 +142,12 @@ def vectorize(
         InputError: bad input or usage; nothing was written.
         ChunkError: some chunks failed; the rest is kept, run again to resume.
     """
-    settings, execution, progress = (
-        settings or VectorSettings(),
-        execution or Execution(),
-        progress or Silent(),
-    )
-    check_formats(settings.formats)
+    from geoseg.engine import kernels
+    from geoseg.engine.vector_half import open_half
+    from geoseg.export.rows import read_layers
+    from geoseg.export.vectors import write_layers
+
+    settings, execution, progress = settings or VectorSettings(), execution or Execution(), progress or Silent()
     if classes is not None:
         _check_classes(classes, settings)
     scene = Scene.open(str(mask))
@@ -174,7 +155,7 @@ def vectorize(
         raise SceneError(f"{scene.shown} has {len(scene.bands)} bands; a mask has one band of class codes")
     if settings.simplify_m is None:
         settings = replace(settings, simplify_m=round(scene.gsd_m, 6))
-    _width_px(settings, scene.gsd_m)
+    settings.width_px(scene.gsd_m)
     identity = {
         "verb": "vectorize",
         "mask": scene.shown,
@@ -190,22 +171,22 @@ def vectorize(
         chunk = output.chunks({_GIVEN: execution.chunk or 1})[_GIVEN]
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
         _warn_of_compilation(progress)
-        watch = _Watch(progress)
-        half = _vector_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
+        watch = Watch(progress)
+        half = open_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
         with _opened(execution, progress, gpus=0) as executor:
             if not output.resumes:  # refuses what is no mask, before anything is written
                 executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
-            half = _clean_label_trace(half, executor)
+            half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
-        rows = _join(half)
+        rows = half.join()
         with watch.stage("export"):
             layers = read_layers(rows, classes, crs=scene.crs, datetime=scene.datetime, model=None)
             files = write_layers(output.path, layers, settings.formats)
         result = Result(
             directory=output.path,
             passes=(),
-            layers=_summaries(layers, half),
+            layers=half.summarise(layers),
             stages=watch.stages,
             files=tuple(path.name for path in files),
             executor=executor.name,
@@ -215,7 +196,18 @@ def vectorize(
     return result
 
 
+@contextmanager
+def _preparing_the_rest() -> Iterator[None]:
+    """Imports what comes after the prediction while that goes on, since both take their time."""
+    preparation = threading.Thread(target=importlib.import_module, args=["geoseg.engine.vector_half"], daemon=True)
+    preparation.start()
+    yield
+    preparation.join()
+
+
 def _warn_of_compilation(progress: Progress) -> None:
+    from geoseg.stages.trace import has_compiled
+
     if not has_compiled():
         progress.note("first run here: the kernels are compiled now and kept, which takes a minute or so")
 
@@ -236,40 +228,7 @@ def _check_classes(classes: Mapping[str, int], settings: VectorSettings) -> None
             )
 
 
-class _Watch:
-    """Times the stages and shows them; what a stage took is summed over the passes.
-
-    Args:
-        progress: sees them.
-        of: the passes, in words; empty where there is one.
-        times: of the stages so far.
-    """
-
-    def __init__(self, progress: Progress, of: str = "", times: dict[str, StageTime] | None = None) -> None:
-        self._progress = progress
-        self._of = of
-        self._times: dict[str, StageTime] = {} if times is None else times
-
-    @property
-    def stages(self) -> tuple[StageTime, ...]:
-        """What each stage took, in order."""
-        return tuple(self._times.values())
-
-    def of(self, passes: str) -> _Watch:
-        """The same watch, for the stages of some passes."""
-        return _Watch(self._progress, passes, self._times)
-
-    @contextmanager
-    def stage(self, name: str, pixels: int = 0) -> Iterator[Advance]:
-        start = time.perf_counter()
-        with self._progress.stage(f"{name} {self._of}".rstrip(), pixels) as advance:
-            yield advance
-        before = self._times.get(name, StageTime(name, 0.0, 0))
-        seconds = before.seconds + time.perf_counter() - start
-        self._times[name] = StageTime(name, round(seconds, 3), before.pixels + pixels)
-
-
-def _watch_of(plan: Plan, passes: Sequence[Pass], watch: _Watch) -> _Watch:
+def _watch_of(plan: Plan, passes: Sequence[Pass], watch: Watch) -> Watch:
     return watch if len(plan.passes) == 1 else watch.of(", ".join(part.name for part in passes))
 
 
@@ -281,10 +240,10 @@ def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[
         yield executor
 
 
-def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> kernels.PredictJob:
+def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> prediction.PredictJob:
     """The job of passes that are shown the same pixels."""
     shown = together[0]
-    return kernels.PredictJob(
+    return prediction.PredictJob(
         scene=shown.grid,
         within=shown.within,
         bands=shown.bands,
@@ -295,7 +254,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
         stitch=shown.stitch,
         refine=plan.settings.refine,
         shares=tuple(
-            kernels.PredictShare(
+            prediction.PredictShare(
                 model=part.card.path,
                 model_digest=part.card.digest,
                 runtime=part.runtime,
@@ -310,207 +269,50 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
     )
 
 
-def _predict(job: kernels.PredictJob, executor: Executor, watch: _Watch) -> None:
+def _predict(job: prediction.PredictJob, executor: Executor, watch: Watch) -> None:
     pixels = {chunk: chunk.window.area * len(job.lacking(chunk)) for chunk in job.lattice.chunks()}
     chunks = [chunk for chunk in pixels if pixels[chunk]]
     with watch.stage("predict", sum(pixels.values())) as advance:
         executor.run(
             "predict",
-            kernels.predict,
+            prediction.predict,
             job,
             chunks,
             lambda chunk, _: advance(pixels[chunk]),
             waits=True,
             needs_gpu=job.device == "cuda",
         )
-    kernels.forget_networks()
+    prediction.forget_networks()
 
 
-@dataclass(frozen=True, slots=True)
-class _VectorHalf:
-    """What becomes of one mask.
+def _make_layers(
+    plan: Plan, stores: Mapping[str, Store], directory: Path, executor: Executor, watch: Watch
+) -> tuple[list[VectorHalf], list[dict[str, Layer]], list[Path]]:
+    """All that comes after the prediction: the half of each pass, its layers, and the files of all."""
+    from geoseg.engine.kernels import StoredMask
+    from geoseg.engine.rasters import writing_rasters
+    from geoseg.engine.vector_half import open_half
+    from geoseg.export.rows import read_layers
+    from geoseg.export.vectors import write_layers
 
-    Attributes:
-        job: reads the mask, as it was given or cleaned.
-        lattice: its chunks.
-        settings: what shapes its layers.
-        gsd_m: of its pixels.
-        watch: times the stages.
-        valid_pixels: of the mask, once they are counted.
-    """
-
-    job: kernels.VectorJob
-    lattice: Lattice
-    settings: VectorSettings
-    gsd_m: float
-    watch: _Watch
-    valid_pixels: int = 0
-
-
-def _vector_half(
-    source: kernels.MaskSource, store: Store, grid: Scene, lattice: Lattice, settings: VectorSettings, watch: _Watch
-) -> _VectorHalf:
-    job = kernels.VectorJob(
-        source=source,
-        store=store,
-        ground=Ground(grid.transform, grid.crs, (grid.height, grid.width)),
-        tolerance_px=(settings.simplify_m or 0) / grid.gsd_m,
-        method=settings.simplify_method,
-        smooth=settings.smooth,
-        boundaries=settings.boundaries,
-        growth_px=settings.growth_px,
-    )
-    return _VectorHalf(job, lattice, settings, grid.gsd_m, watch)
+    with writing_rasters(plan, stores, directory) as rasters:
+        halves = []
+        for part in plan.passes:
+            predicted = StoredMask(stores[part.name], *PREDICTED)
+            own = _watch_of(plan, [part], watch)
+            halves.append(open_half(predicted, stores[part.name], part.grid, part.lattice, part.vector, own))
+        halves = [half.clean_label_trace(executor) for half in halves]
+        rows = [half.join() for half in halves]
+        with watch.stage("export"):
+            layers = [
+                read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
+                for part, files in zip(plan.passes, rows, strict=True)
+            ]
+            named = {name: layer for found in layers for name, layer in found.items()}
+            return halves, layers, write_layers(directory, named, plan.settings.vector.formats) + rasters()
 
 
-def _vector_half_of(plan: Plan, part: Pass, store: Store, watch: _Watch) -> _VectorHalf:
-    predicted = kernels.StoredMask(store, *PREDICTED)
-    return _vector_half(predicted, store, part.grid, part.lattice, part.vector, _watch_of(plan, [part], watch))
-
-
-def _clean_label_trace(half: _VectorHalf, executor: Executor) -> _VectorHalf:
-    """All of the vector half that workers do."""
-    half = _clean(half, executor)
-    merge, valid_pixels = _label(half, executor)
-    _trace(half, merge, executor)
-    return replace(half, valid_pixels=valid_pixels)
-
-
-def _clean(half: _VectorHalf, executor: Executor) -> _VectorHalf:
-    """Gives what is too narrow or too small to its neighbours; from then on that mask is read.
-
-    Each turn reads one array and writes another, so a run that is stopped in between can begin again.
-    """
-    job, lattice, settings = half.job, half.lattice, half.settings
-    rules = SieveRules(
-        scene_shape=job.scene_shape,
-        least_m2=_least_areas(settings),
-        pixel_area_m2=job.ground.pixel_area_m2,
-        boundaries=dict(settings.boundaries),
-    )
-    width_px = _width_px(settings, half.gsd_m)
-    cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, width_px)
-    chunks = list(lattice.chunks())
-    if (array := job.store.cleaned()) is not None:
-        return replace(half, job=replace(job, source=job.source.cleaned(job.store, array)))
-
-    def rewriting(array: str) -> kernels.CleanJob:
-        """The next turn, which reads what the last one wrote."""
-        job.store.add_array(array, chunk=lattice.chunk, shape=job.scene_shape)
-        return replace(cleaning, array=array)
-
-    if width_px > 1:
-        with half.watch.stage("open", lattice.window.area) as advance:
-            opening = rewriting("opened")
-            executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))
-            cleaning = replace(cleaning, source=opening.cleaned)
-    if rules.least_m2:
-        with half.watch.stage("sieve"):
-            cleaning = replace(cleaning, source=_sieve(cleaning, rewriting, chunks, executor))
-    if isinstance(cleaning.source, kernels.StoredMask) and cleaning.source != job.source:
-        job.store.mark_cleaned(cleaning.source.array)
-    return replace(half, job=replace(job, source=cleaning.source))
-
-
-def _sieve(
-    cleaning: kernels.CleanJob,
-    rewriting: Callable[[str], kernels.CleanJob],
-    chunks: Sequence[Chunk],
-    executor: Executor,
-) -> kernels.MaskSource:
-    """Turns of giving what is small to its neighbours, see :mod:`geoseg.stages.sieve`; returns the mask after them."""
-    faces: dict[Window, SieveFaces] = {}
-    done: dict[Chunk, tuple[int, NDArray[np.int64]]] = {}
-    to_find: list[kernels.FindItem] = [(chunk, None) for chunk in chunks]
-    source, rules = cleaning.source, cleaning.rules
-    turn, waiting = 1, None
-    for number in count():
-        executor.run(
-            "find small",
-            kernels.find_small_components,
-            replace(cleaning, source=source),
-            to_find,
-            lambda item, found: faces.update({item[0].window: found}),
-        )
-        decided = merge_small(faces.values(), rules, turn, waiting)
-        todo = set(decided.todo)
-        if not todo:
-            break
-        sieving = replace(rewriting(f"sieved-{number}"), source=source)
-        items = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in chunks)
-        executor.run("sieve", kernels.sieve, sieving, items, lambda item, result: done.update({item[0]: result}))
-        source = sieving.cleaned
-        if not decided.waiting.size and not any(inside.size for _, inside in done.values()):
-            break
-        moved = any(changed for changed, _ in done.values())
-        turn, waiting = turn + 1 if moved else rules.turns, decided.waiting  # if not, the last turn comes now
-        to_find = [(chunk, done[chunk][1]) for chunk in chunks if chunk.window in todo]
-    return source
-
-
-def _width_px(settings: VectorSettings, gsd_m: float) -> int:
-    """Least width of a class's parts, pixels.
-
-    Raises:
-        SettingsError: it is more than a chunk can see.
-    """
-    width_px = math.ceil(settings.min_width_m / gsd_m - _ROUNDING)
-    if width_px > _WIDEST_PX:
-        raise SettingsError(
-            f"--min-width is {settings.min_width_m:g} m, which is {width_px} pixels; "
-            f"give at most {_WIDEST_PX} pixels, here {_WIDEST_PX * gsd_m:g} m"
-        )
-    return width_px
-
-
-def _least_areas(settings: VectorSettings) -> dict[int, float]:
-    """Area below which a component is small, square metres, by code."""
-    boundaries = {boundary for _, boundary in settings.boundaries}
-    least = {code: settings.least_area_m2(code) for code in range(1, NODATA) if code not in boundaries}
-    return {code: area for code, area in ({BACKGROUND: settings.fill_holes_m2} | least).items() if area}
-
-
-def _label(half: _VectorHalf, executor: Executor) -> tuple[Merge, int]:
-    """Labels all chunks and merges their faces; also counts the pixels with data."""
-    job, lattice = half.job, half.lattice
-    found = {}
-    with half.watch.stage("label", lattice.window.area) as advance:
-
-        def keep(chunk: Chunk, result: tuple[Any, int]) -> None:
-            found[chunk.key] = result
-            advance(chunk.window.area)
-
-        executor.run("label", kernels.label, job, lattice.chunks(), keep)
-        faces = [found[chunk.key][0] for chunk in lattice.chunks()]
-        return merge_faces(faces, job.scene_shape), sum(valid for _, valid in found.values())
-
-
-def _trace(half: _VectorHalf, merge: Merge, executor: Executor) -> None:
-    chunks = [chunk for chunk in half.lattice.chunks() if not half.job.store.is_traced(chunk)]
-    with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
-        items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
-        executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))
-
-
-def _join(half: _VectorHalf) -> list[Path]:
-    """Sweeps over the rows of chunks and finishes what they could not; returns the files of all rows."""
-    job, lattice, store = half.job, half.lattice, half.job.store
-    files = []
-    with half.watch.stage("join", lattice.window.area) as advance:
-        joiner = job.joiner()
-        for row, in_row in groupby(lattice.chunks(), key=lambda chunk: chunk.window.row_off):
-            chunks = list(in_row)
-            files += [store.rows_path(chunk.key) for chunk in chunks]
-            row_stop = chunks[0].window.row_stop
-            fragments = [Fragment.from_arrays(store.read_fragment(chunk)) for chunk in chunks]
-            polygons = joiner.add(fragments, row_stop, last=row_stop == lattice.height)
-            files.append(store.rows_path(f"join-{row}"))
-            write_rows(files[-1], polygons, job.ground)
-            advance(sum(chunk.window.area for chunk in chunks))
-    return files
-
-
-def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
+def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf) -> PassSummary:
     return PassSummary(
         model=part.name,
         version=part.card.version,
@@ -523,28 +325,8 @@ def _summary_of_pass(plan: Plan, part: Pass, half: _VectorHalf) -> PassSummary:
         tta=part.tta,
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
-        mask=raster_name(plan, part),
+        mask=plan.raster_name(part),
     )
-
-
-def _summaries(layers: Mapping[str, Layer], half: _VectorHalf) -> dict[str, LayerSummary]:
-    """What the layers of one mask hold."""
-    ground = half.job.ground
-    rows, cols = ground.shape
-    try:
-        ground_m2 = half.valid_pixels / (rows * cols) * ground.scene_area_m2()
-    except InputError:  # corners of the scene lie off the earth: a full disk
-        ground_m2 = math.nan
-    return {
-        name: LayerSummary(len(layer), round(layer.area_m2, 2), _share(layer.area_m2, ground_m2))
-        for name, layer in layers.items()
-    }
-
-
-def _share(area_m2: float, ground_m2: float) -> float | None:
-    if math.isnan(ground_m2):
-        return None
-    return round(area_m2 / ground_m2, 6) if ground_m2 else 0.0
 
 
 def _facts(

@@ -21,14 +21,14 @@ import pyproj
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from geoseg.atomic import staged
-from geoseg.errors import OutputError, SettingsError
+from geoseg.errors import OutputError
 from geoseg.export.geojson import features_text, json_text
 from geoseg.export.rows import BATCH_ROWS, Layer, attributes
+from geoseg.settings import require_formats
 
 __all__ = [
     "FORMATS",
     "Format",
-    "check_formats",
     "write_flatgeobuf",
     "write_geojson",
     "write_geojsonseq",
@@ -212,17 +212,6 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse vector formats that geoseg does not write.
-
-    Raises:
-        SettingsError: naming those that it does.
-    """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise SettingsError(f"format {unknown[0]!r} is not known; use some of {', '.join(FORMATS)}")
-
-
 def write_layers(directory: Path, layers: Mapping[str, Layer], formats: Sequence[str]) -> list[Path]:
     """Write layers in some formats: `<layer>.<suffix>` each, `layers.gpkg` for all together.
 
@@ -238,7 +227,7 @@ def write_layers(directory: Path, layers: Mapping[str, Layer], formats: Sequence
         SettingsError: an unknown format; nothing was written.
         OutputError: a file that cannot be written.
     """
-    check_formats(formats)
+    require_formats(tuple(formats))
     written = []
     for name in dict.fromkeys(formats):
         suffix, write, combined = FORMATS[name]

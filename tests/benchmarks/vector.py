@@ -35,7 +35,7 @@ import shapely
 from masks import PIXEL_M, PLACE, busy_mask, write_raster
 
 import geoseg
-from geoseg.engine import kernels, workflow
+from geoseg.engine import kernels, vector_half
 from geoseg.engine.store import Store
 from geoseg.export import rows, vectors
 from geoseg.stages.instances import Merge
@@ -48,10 +48,10 @@ TIMED = (
     (Store, "read", "read again"),
     (Store, "write", "sieve: write"),
     (kernels, "find_small", "sieve: find"),
-    (workflow, "merge_small", "sieve: merge"),
+    (vector_half, "merge_small", "sieve: merge"),
     (kernels, "sieve_chunk", "sieve: rewrite"),
     (kernels, "find_faces", "label"),
-    (workflow, "merge_faces", "merge"),
+    (vector_half, "merge_faces", "merge"),
     (Merge, "border", "merge"),
     (kernels, "label_chunk", "label"),
     (kernels, "count_confidence", "confidence"),
@@ -68,8 +68,8 @@ TIMED = (
     (rows, "ground_bounds", "to WKB"),
     (rows, "hilbert_keys", "to WKB"),
     (kernels, "write_rows", "write rows"),
-    (workflow, "write_rows", "write rows"),
-    (workflow, "read_layers", "write GeoParquet"),
+    (vector_half, "write_rows", "write rows"),
+    (rows, "read_layers", "write GeoParquet"),
 )
 GEOMETRY = ("label", "merge", "trace", "share out", "assemble", "fragments", "join")
 GEOJSON = "write GeoJSON"

@@ -15,7 +15,7 @@ import shapely
 
 import geoseg
 from geoseg import Execution, RunSettings, Scene, VectorSettings
-from geoseg.engine import kernels
+from geoseg.engine import prediction
 from geoseg.engine.store import Store
 
 from .conftest import CORE, HALO, TILE, paint
@@ -161,9 +161,9 @@ def test_a_killed_run_goes_on_where_it_was(finished, scene, settings, reads, tmp
 
 
 def test_a_chunk_that_another_worker_finished_is_left_alone(monkeypatch):
-    job = kernels.PredictJob(None, None, (1,), "uint8", None, None, "cpu", "crop", "none", (), 1)
-    monkeypatch.setattr(kernels, "predict_chunk", None)
-    kernels.predict(job, None)
+    job = prediction.PredictJob(None, None, (1,), "uint8", None, None, "cpu", "crop", "none", (), 1)
+    monkeypatch.setattr(prediction, "predict_chunk", None)
+    prediction.predict(job, None)
 
 
 def test_bounding_box_gives_the_pixels_of_the_whole_run(finished, scene, settings, tmp_path):

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from geoseg.engine import kernels
+from geoseg.engine import prediction
 from geoseg.engine.plan import make_plan
 from geoseg.models import runtimes
 from geoseg.settings import RunSettings
@@ -53,11 +53,11 @@ def test_networks_are_loaded_once_for_all_threads_and_forgotten_after(geoseg, la
         opened.append(how["at_once"])
         return runtimes.open_runtime(card, **how)
 
-    monkeypatch.setattr(kernels, "open_runtime", open_runtime)
+    monkeypatch.setattr(prediction, "open_runtime", open_runtime)
     how = ("--model", small_card, "--threads", 3, "--chunk", 64, "--quiet", "--runtime", "torch")
     assert geoseg("run", land, "-o", tmp_path / "layers", *how) == (0, "", "")
     assert opened == [3]
-    assert not kernels._networks
+    assert not prediction._networks
 
 
 @needs_extras

@@ -18,7 +18,7 @@ from rio_cogeo.cogeo import cog_validate
 
 import geoseg
 from geoseg import Execution, RunSettings, VectorSettings
-from geoseg.engine import kernels
+from geoseg.engine import prediction
 from geoseg.errors import ChunkError, InputError, OutputError, SceneError, SettingsError
 
 from .conftest import CORE, paint
@@ -131,7 +131,7 @@ def test_overwrite_replaces_the_earlier_run_and_nothing_else(land, settings, tmp
 
 def test_a_stopped_run_goes_on_where_it_was(finished, land, settings, tmp_path, monkeypatch):
     home = tmp_path / "layers"
-    predict, done = kernels.predict, []
+    predict, done = prediction.predict, []
 
     def stop_after_five(job, chunk):
         if len(done) == 5:
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on_where_it_was(finished, land, settings, tmp_path, 
         done.append(chunk.key)
         return predict(job, chunk)
 
-    monkeypatch.setattr(kernels, "predict", stop_after_five)
+    monkeypatch.setattr(prediction, "predict", stop_after_five)
     with pytest.raises(KeyboardInterrupt):
         geoseg.run(land, home, settings=settings, execution=SERIAL)
     assert not list(home.glob("*.geojson"))
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_where_it_was(finished, land, settings, tmp_path, 
         done.append(chunk.key)
         return predict(job, chunk)
 
-    monkeypatch.setattr(kernels, "predict", count)
+    monkeypatch.setattr(prediction, "predict", count)
     geoseg.run(land, home, settings=settings, execution=SERIAL)
     assert len(done) == len(set(done)), "a finished chunk was done again"
     assert contents(home) == contents(finished.directory)
@@ -156,14 +156,14 @@ def test_a_stopped_run_goes_on_where_it_was(finished, land, settings, tmp_path, 
 
 def test_a_failing_chunk_keeps_the_others(finished, land, settings, tmp_path, monkeypatch):
     home = tmp_path / "layers"
-    predict = kernels.predict
+    predict = prediction.predict
 
     def fail_on_one(job, chunk):
         if chunk.key == "0001.0001":
             raise OSError("the disk is full")
         return predict(job, chunk)
 
-    monkeypatch.setattr(kernels, "predict", fail_on_one)
+    monkeypatch.setattr(prediction, "predict", fail_on_one)
     with pytest.raises(ChunkError, match=r"1 of 24 chunks failed in stage predict.*the disk is full.*resume"):
         geoseg.run(land, home, settings=settings, execution=SERIAL)
     monkeypatch.undo()
@@ -310,7 +310,7 @@ def test_an_input_inside_the_output_is_never_overwritten(land, settings, tmp_pat
 
 def test_two_runs_do_not_share_a_directory(land, settings, tmp_path, monkeypatch):
     home = tmp_path / "layers"
-    predict = kernels.predict
+    predict = prediction.predict
 
     def meanwhile(job, chunk):
         if chunk.key == "0000.0000":
@@ -318,7 +318,7 @@ def test_two_runs_do_not_share_a_directory(land, settings, tmp_path, monkeypatch
                 geoseg.run(land, home, settings=settings, execution=SERIAL)
         return predict(job, chunk)
 
-    monkeypatch.setattr(kernels, "predict", meanwhile)
+    monkeypatch.setattr(prediction, "predict", meanwhile)
     geoseg.run(land, home, settings=settings, execution=SERIAL)
 
 
