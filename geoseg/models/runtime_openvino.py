@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 import threading
@@ -36,8 +37,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
     """
-    openvino = _openvino()
-    core = openvino.Core()
+    openvino, core = _openvino(), _core()
     model = core.read_model(io.BytesIO(graph))
     model.reshape(list(shape))
     parts = [(model, "bf16" if precision == "bf16" else "f32")]
@@ -56,6 +56,17 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
             return request(inputs)
 
     return run
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO, loaded once and kept for as long as the process lives.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers. It frees that memory when the last network
+    is gone, and where another thread saw to that, the next signal (a child that ended, Ctrl-C) writes to memory that is
+    not there.
+    """
+    return _openvino().Core()
 
 
 class _Request:

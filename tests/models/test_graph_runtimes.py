@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -111,6 +112,38 @@ def test_the_first_convolutions_of_bf16_are_exact():
     assert [output.element_type for output in model.outputs] == [openvino.Type.u8] * 2
     assert len(_cut(openvino, model, 3).outputs) == 2  # one is skipped to the decoder
     assert _cut(openvino, model, before) is None
+
+
+_SIGNALLED = '''
+import ctypes, gc, threading
+from dataclasses import replace
+import numpy as np
+from geoseg.models import zoo
+from geoseg.models.graphs import labels_graph
+from geoseg.models.runtime_openvino import compile_graph
+
+class Stack(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+card = replace(zoo.load("vehicle"), tile=256)
+networks = [compile_graph(labels_graph(card, halo=64, form="plain"), (1, 3, 256, 256), precision="fp32", at_once=1)]
+networks[0](np.zeros((1, 3, 256, 256), np.uint8))
+thread = threading.Thread(target=networks.clear)
+thread.start()
+thread.join()
+gc.collect()
+stack = Stack()
+ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+if stack.address is not None:
+    with open("/proc/self/maps") as maps:
+        spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
+    assert any(start <= stack.address < end for start, end in spans)
+'''
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_signals_are_handled_on_memory_that_is_there_once_networks_are_gone():
+    subprocess.run([sys.executable, "-c", _SIGNALLED], check=True, timeout=120)
 
 
 def test_nobody_is_told_that_openvino_runs():
