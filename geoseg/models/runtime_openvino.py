@@ -62,9 +62,9 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
 def _core() -> Any:
     """OpenVINO, loaded once and kept for as long as the process lives.
 
-    Its CPU plugin gives the thread that loads it a stack for signal handlers. It frees that memory when the last network
-    is gone, and where another thread saw to that, the next signal (a child that ended, Ctrl-C) writes to memory that is
-    not there.
+    Its CPU plugin gives the thread that loads it a stack for signal handlers. It frees that memory when the last
+    network is gone, and where another thread saw to that, the next signal (a child that ended, Ctrl-C) writes to memory
+    that is not there.
     """
     return _openvino().Core()
 
