@@ -114,7 +114,7 @@ def test_the_first_convolutions_of_bf16_are_exact():
     assert _cut(openvino, model, before) is None
 
 
-_SIGNALLED = '''
+_SIGNALLED = """
 import ctypes, gc, threading
 from dataclasses import replace
 import numpy as np
@@ -138,7 +138,7 @@ if stack.address is not None:
     with open("/proc/self/maps") as maps:
         spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
     assert any(start <= stack.address < end for start, end in spans)
-'''
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
