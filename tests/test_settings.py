@@ -13,6 +13,7 @@ from geoseg.settings import Execution, RunSettings, VectorSettings
         (lambda: VectorSettings(min_area_m2=float("nan")), "--min-area"),
         (lambda: VectorSettings(simplify_m=-0.5), "--simplify"),
         (lambda: VectorSettings(formats=()), "--formats"),
+        (lambda: VectorSettings(formats=("shp",)), "shp.*geojson"),
         (lambda: RunSettings(scale=(5, 5)), "--scale"),
         (lambda: RunSettings(bounds=(10, 1, 15, 0)), "--bbox"),
         (lambda: RunSettings(halo=-32), "--halo"),

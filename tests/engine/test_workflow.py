@@ -276,7 +276,6 @@ def test_directories_of_others_are_left_alone(land, settings, tmp_path):
         ({"halo": 7}, SettingsError, "multiple of its stride"),
         ({"models": ("nonesuch",)}, InputError, "no model 'nonesuch'"),
         ({"bounds": (10.0, 10.0, 11.0, 11.0)}, SceneError, "outside"),
-        ({"vector": VectorSettings(formats=("shp",))}, SettingsError, "shp.*geojson"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -11,7 +11,7 @@ from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_halo, write_model
 
-PLAIN = {"int8": None, "int8_checksum": "", "int8_measured": (), "precisions": ("fp32",)}
+PLAIN = {"int8": None, "int8_checksum": "", "int8_measured": (), "precisions": ("fp32",), "parity": ()}
 
 
 @pytest.fixture
