@@ -44,6 +44,7 @@ __all__ = [
     "find_small_components",
     "label",
     "open_mask",
+    "prepare",
     "sieve",
     "trace",
     "vectorize_window",
@@ -255,6 +256,14 @@ class VectorJob:
         codes, parent = grow_cores(self.source.read(around), dict(self.boundaries), self.growth_px)
         inside = window.slices(around)
         return codes[inside], parent[inside]
+
+
+def prepare() -> None:
+    """Loads the compiled loops of the stages, or compiles them, by way of a mask of one pixel."""
+    window, shape = Window(0, 0, 1, 1), (1, 1)
+    codes = np.ones(shape, np.uint8)
+    find_faces(codes, None, window, shape)
+    trace_chunk(np.pad(codes, 1).astype(np.int32), window, shape)
 
 
 def check(job: VectorJob, chunk: Chunk) -> None:

@@ -12,7 +12,6 @@ between this process and the workers; arrays and polygons pass through the store
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import platform
 import threading
@@ -94,10 +93,10 @@ def run(
         watch = Watch(progress)
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
+            _warn_of_compilation(progress)
             with _preparing_the_rest():
                 for together in plan.reads:
                     _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
-            _warn_of_compilation(progress)
             halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
         result = Result(
@@ -198,8 +197,19 @@ def vectorize(
 
 @contextmanager
 def _preparing_the_rest() -> Iterator[None]:
-    """Imports what comes after the prediction while that goes on, since both take their time."""
-    preparation = threading.Thread(target=importlib.import_module, args=["geoseg.engine.vector_half"], daemon=True)
+    """Loads what comes after the prediction while that goes on, since both take their time."""
+
+    def prepare() -> None:
+        from geoseg.engine import (
+            kernels,
+            rasters,  # noqa: F401
+            vector_half,  # noqa: F401
+        )
+        from geoseg.export import vectors  # noqa: F401
+
+        kernels.prepare()
+
+    preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
     yield
     preparation.join()
