@@ -437,8 +437,8 @@ class Bench:
         if key not in self.variants:
             folder = self.folder / f"card-{len(self.variants)}"
             folder.mkdir()
-            if card.weights is not None:
-                (folder / card.weights).symlink_to(card.weights_path)
+            for name in filter(None, (card.weights, card.int8)):
+                (folder / name).symlink_to(card.path.resolve().parent / name)
             copy = dataclasses.replace(card, path=folder / card.path.name, tile=tile)
             copy.path.write_text(json.dumps(copy.to_item()), encoding="utf-8")
             self.variants[key] = copy.path
