@@ -44,6 +44,15 @@ class _Names(click.ParamType[tuple[str, ...]]):
         return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+class _Directory(click.ParamType[Path | str]):
+    """A folder, or the URL of one in an object store."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:  # noqa: ARG002
+        return value if "://" in str(value) else Path(value)
+
+
 class _Numbers(click.ParamType[tuple[float, ...]]):
     """So many comma-separated numbers."""
 
@@ -258,12 +267,13 @@ _vector_options = _options(
 )
 
 
+_WHERE_LAYERS_GO = "Where the layers go: a folder, or the URL of one in an object store, s3://bucket/run."
+
+
 def _output_options(where: str, overwrite: str) -> Callable[[Command], Command]:
     """The options of all that writes a directory; `where` and `overwrite` are their help."""
     return _options(
-        click.option(
-            "-o", "--output", "directory", required=True, type=click.Path(path_type=Path), metavar="DIR", help=where
-        ),
+        click.option("-o", "--output", "directory", required=True, type=_Directory(), metavar="DIR", help=where),
         click.option("--overwrite", is_flag=True, help=overwrite),
         click.option("--quiet", is_flag=True, help="Print errors only."),
     )
@@ -277,11 +287,11 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("scene")
-@_output_options("Where the layers go.", "Replace what an earlier run left in DIR.")
+@_output_options(_WHERE_LAYERS_GO, "Replace what an earlier run left in DIR.")
 @_scene_options
 @_vector_options
 @_execution_options
-def run(scene: str, directory: Path, *, overwrite: bool, quiet: bool, **options: Any) -> None:
+def run(scene: str, directory: Path | str, *, overwrite: bool, quiet: bool, **options: Any) -> None:
     """Label a scene and write its polygon layers to DIR.
 
     SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped.
@@ -316,7 +326,7 @@ def plan(scene: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("mask")
-@_output_options("Where the layers go.", "Replace what an earlier run left in DIR.")
+@_output_options(_WHERE_LAYERS_GO, "Replace what an earlier run left in DIR.")
 @click.option(
     "--classes",
     type=_Codes(),
@@ -334,7 +344,7 @@ def plan(scene: str, **options: Any) -> None:
 @_execution_options
 def vectorize(
     mask: str,
-    directory: Path,
+    directory: Path | str,
     *,
     classes: dict[str, int] | None,
     overwrite: bool,
@@ -576,7 +586,7 @@ def evaluate(prediction: str, truth: str, *, page: Path | None, as_json: bool, *
     metavar="N",
     help="Processes that draw samples. [default: what fits the machine]",
 )
-def train(config: str, directory: Path, *, quiet: bool, **options: Any) -> None:
+def train(config: str, directory: Path | str, *, quiet: bool, **options: Any) -> None:
     """Train a model from images and labels (masks or polygons), as the file CONFIG says.
 
     CONFIG is YAML, or Python that defines CONFIG. The same command again resumes a training that was stopped. It writes

@@ -44,6 +44,7 @@ from rasterio.features import rasterize
 
 from geoseg.errors import GeosegError, ReadError, SceneError, SettingsError
 from geoseg.lattice import Window
+from geoseg.remote import version_of
 from geoseg.resample import area_taps, linear_taps, resample
 
 __all__ = ["Band", "Scene"]
@@ -180,7 +181,7 @@ class Scene:
                     _overviews=overviews.pop() if len(overviews) == 1 else (),
                     _masked=masked,
                     _placeless=gsd_m is not None,
-                    _source=_source(name, _stamp(dataset) if local else ""),
+                    _source=_source(name, _stamp(dataset) if local else version_of(name)),
                 )
 
     @property
@@ -384,10 +385,10 @@ class Scene:
         return burnt
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what the scene is: the grid, CRS, bands and dtype; a local file's size and time.
+        """Return a SHA-256 of what the scene is: the grid, CRS, bands and dtype; a file's size and time.
 
-        The path is no part of it, save for a remote file, of which nothing else is known. Sidecar files and the
-        sources of a VRT count too.
+        Of a remote file, its size and ETag. The path is no part of it, save for a remote file of which its server
+        tells nothing. Of local files, sidecar files and the sources of a VRT count too.
         """
         facts = {
             "files": self._source.stamp or _shown(self.path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.instances import merge_faces
 from geoseg.stages.join import Fragment, Joiner
 from geoseg.stages.polygons import Ground, to_wkb
+
+from .object_store import ObjectStore, serving
 
 # deadlines are for quiet machines; the first example of a test also pays for compiling its kernel
 settings.register_profile("geoseg", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -198,7 +200,7 @@ class VectorHalf:
         kind = AllJunctionsJob if self.keep_straight else VectorJob
         return kind(
             source=ArrayMask(mask, confidence),
-            store=Store(Path("nowhere")),
+            store=Store(Path("nowhere"), "run"),
             ground=Ground(TRANSFORM, "EPSG:32614", mask.shape),
             tolerance_px=self.tolerance,
             method=self.method,
@@ -252,6 +254,19 @@ def vector_half() -> type[VectorHalf]:
 @pytest.fixture(scope="session")
 def vectorize() -> Callable[..., Polygons]:
     return vectorize_in_chunks
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server behind a proxy; processes that are started find it by their environment."""
+    with serving() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(object_store) -> str:
+    """The name of a new bucket there."""
+    return object_store.bucket()
 
 
 @pytest.fixture

@@ -5,24 +5,29 @@
     DIR/run.json             what the run was, written last
     DIR/.geoseg/
         manifest.json        its identity and its chunks; without it the rest is nothing
-        lock                 held by the process that writes
+        lock                 held by the process that writes, see :mod:`geoseg.engine.lock`
         masks/town/          the working state of each mask, see :mod:`geoseg.engine.store`
+
+DIR is a folder on a file system or in an object store.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from geoseg.atomic import remove_leftovers, staged
+from geoseg.engine import lock
 from geoseg.engine.result import Result
 from geoseg.engine.store import Store
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, SettingsError
 from geoseg.lattice import Lattice
+from geoseg.remote import Place, RemotePath
+from geoseg.settings import Execution
 
 __all__ = ["RECORD", "RunDirectory", "read_record"]
 
@@ -32,7 +37,7 @@ _LOCK = "lock"
 _FORMAT = 2
 
 
-def read_record(directory: Path) -> dict[str, Any] | None:
+def read_record(directory: Place) -> dict[str, Any] | None:
     """The ``run.json`` of a finished run, or ``None`` where there is none.
 
     Raises:
@@ -54,7 +59,8 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 class RunDirectory:
     """The directory that a run was told to write to.
 
-    Nothing is written before :meth:`open_stores`, which also keeps other runs out until the context ends.
+    Nothing is written before :meth:`open_stores`, which also keeps other runs out until the context ends (in an object
+    store, a small object is written and removed, to see whether that will work).
 
     Args:
         path: of the directory; need not exist.
@@ -63,37 +69,41 @@ class RunDirectory:
         overwrite: replace what an earlier run left.
 
     Raises:
-        OutputError: the directory holds a run of other settings, files of no run at all, or the run's own input.
+        OutputError: the directory holds a run of other settings, files of no run at all, or the run's own input; or it
+            lies in an object store that cannot be written.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], *, source: str, overwrite: bool) -> None:
-        self.path = path.absolute()
+    def __init__(self, path: Place, identity: Mapping[str, Any], *, source: str, overwrite: bool) -> None:
+        self.path: Place = path.absolute() if isinstance(path, Path) else path
         self._root = self.path / _STORE
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._overwrite = overwrite
-        self._lock: IO[str] | None = None
-        if path.exists() and not path.is_dir():
+        self._lock: lock.Lock | None = None
+        if isinstance(path, Path) and path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file; -o takes a directory")
-        if self.path.resolve() in Path(source).resolve().parents:
+        if _holds(self.path, source):
             raise OutputError(f"{source} lies inside {path}, which the run would write to; give another -o")
         self._manifest = None if overwrite else self._read_manifest()
         if self._manifest is not None:
             self._refuse_other_settings(self._manifest)
-        elif not overwrite and path.exists() and any(entry.name != _STORE for entry in path.iterdir()):
+        elif not overwrite and _holds_other_than(self.path, _STORE):
             raise OutputError(
                 f"{path} is not empty and holds no geoseg run; give a new directory, or --overwrite to write into it"
             )
+        self._run: str = uuid.uuid4().hex if self._manifest is None else self._manifest.get("run", "")
+        if self.finished() is None:
+            _require_writable(self.path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     @property
-    def _manifest_path(self) -> Path:
+    def _manifest_path(self) -> Place:
         return self._root / "manifest.json"
 
     def _read_manifest(self) -> dict[str, Any] | None:
@@ -127,7 +137,8 @@ class RunDirectory:
         """The result of this very run, if it is complete already."""
         if self._manifest is None or (record := read_record(self.path)) is None:
             return None
-        if not all((self.path / name).exists() for name in record["files"]):
+        there = {entry.name for entry in self.path.iterdir()}
+        if not there.issuperset(record["files"]):
             return None
         return Result.from_json(self.path, record)
 
@@ -142,7 +153,19 @@ class RunDirectory:
 
     def store(self, mask: str) -> Store:
         """Where the working state of a mask goes; nothing is there before :meth:`open_stores`."""
-        return Store(self._root / "masks" / mask)
+        return Store(self._root / "masks" / mask, self._run)
+
+    def require_reach(self, execution: Execution) -> None:
+        """Makes sure that those who do the work see the directory.
+
+        Raises:
+            SettingsError: it lies in the memory of this process, and others are to write to it.
+        """
+        if isinstance(self.path, RemotePath) and not self.path.shared and (execution.workers or execution.scheduler):
+            raise SettingsError(
+                f"{self.path} lies in the memory of this process, where Dask workers do not reach; give --threads, "
+                "or another -o"
+            )
 
     def open_stores(self, lattices: Mapping[str, Lattice], arrays: tuple[str, ...]) -> dict[str, Store]:
         """Makes the directory and a store for each mask, or keeps those of the run that is continued.
@@ -156,8 +179,9 @@ class RunDirectory:
         """
         stores = {mask: self.store(mask) for mask in lattices}
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            if isinstance(self._root, Path):
+                self._root.mkdir(parents=True, exist_ok=True)
+            self._lock = lock.take(self._root / _LOCK, self.path)
             if self._manifest is None:
                 if self._overwrite:
                     self._remove_earlier()
@@ -165,7 +189,7 @@ class RunDirectory:
                 for mask, lattice in lattices.items():
                     stores[mask].create(chunk=lattice.chunk, shape=(lattice.height, lattice.width), arrays=arrays)
                 chunks = {mask: lattice.chunk for mask, lattice in lattices.items()}
-                manifest = {"format": _FORMAT, "identity": self._identity, "chunks": chunks}
+                manifest = {"format": _FORMAT, "identity": self._identity, "chunks": chunks, "run": self._run}
                 _write_json(self._manifest_path, manifest)  # last: from now on this is a run
             elif self._read_manifest() != self._manifest:
                 raise OutputError(f"{self.path} was changed by another run just now; look at it and run again")
@@ -181,18 +205,14 @@ class RunDirectory:
         """Empties the working state; the manifest goes first, so that nobody takes what is left for a run."""
         self._manifest_path.unlink(missing_ok=True)
         for entry in self._root.iterdir():
-            if entry.is_dir():
+            if entry.name == _LOCK:
+                continue
+            if isinstance(entry, RemotePath):
+                entry.remove_tree()
+            elif entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != _LOCK:
+            else:
                 entry.unlink()
-
-    def _take_lock(self) -> None:
-        """Keeps other runs out. The system lets go of the lock when this process ends, however it ends."""
-        self._lock = (self._root / _LOCK).open("a", encoding="utf-8")
-        try:
-            _lock_file(self._lock)
-        except OSError:
-            raise OutputError(f"another run is writing {self.path}; wait for its end, or give another -o") from None
 
     def _remove_earlier(self) -> None:
         """Removes what an earlier run wrote, and nothing else."""
@@ -208,27 +228,48 @@ class RunDirectory:
 
     def finish(self, result: Result, facts: Mapping[str, Any]) -> None:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
+        if self._lock is not None:
+            self._lock.require()
         _write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
         for folder in (self._root / "masks").iterdir():
-            Store(folder).drop_intermediates()
+            self.store(folder.name).drop_intermediates()
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Place, content: Mapping[str, Any]) -> None:
     """Writes a JSON object, atomically."""
     with staged(path) as inside:
         inside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _lock_file(file: IO[str]) -> None:
-    """Takes an exclusive lock or raises OSError at once."""
-    if sys.platform == "win32":
-        import msvcrt
+def _holds(folder: Place, source: str) -> bool:
+    """Whether what a run reads lies in the folder that it writes."""
+    if isinstance(folder, RemotePath):
+        return folder.holds(source)
+    return folder.resolve() in Path(source).resolve().parents
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _holds_other_than(folder: Place, name: str) -> bool:
+    """Whether there is anything in a folder but one name."""
+    try:
+        if isinstance(folder, Path) and not folder.exists():
+            return False
+        return any(entry.name != name for entry in folder.iterdir())
+    except OSError as error:
+        if isinstance(folder, Path):
+            raise
+        raise OutputError(f"{folder} cannot be read: {error.strerror}; look at the bucket and your access") from None
+
+
+def _require_writable(folder: Place) -> None:
+    """Refuses a place in an object store that cannot be written, before any work is done."""
+    if isinstance(folder, Path):
+        return
+    probe = folder / _STORE / f"probe-{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}; look at the bucket and your access") from None
 
 
 def _short(value: object) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from geoseg.engine.directory import RECORD, read_record
 from geoseg.engine.result import Result
-from geoseg.errors import InputError
+from geoseg.errors import InputError, OutputError
 from geoseg.models import zoo
 from geoseg.models.card import Card
+from geoseg.remote import RemotePath, place_of
 from geoseg.scene import Scene
 
 __all__ = ["inspect"]
@@ -18,11 +19,13 @@ def inspect(path: str) -> Scene | Card | Result:
     """Opens whatever the path leads to.
 
     Args:
-        path: a run's directory, a model's name or card, or a scene.
+        path: a run's directory, a model's name or card, or a scene; a directory or a scene may be a URL.
 
     Raises:
         InputError: none of these.
     """
+    if (record := _remote_record(path)) is not None:
+        return record
     local = Path(path)
     if local.is_dir():
         record = read_record(local)
@@ -32,3 +35,13 @@ def inspect(path: str) -> Scene | Card | Result:
     if local.suffix == ".json" or path in zoo.names():
         return zoo.load(path)
     return Scene.open(path)
+
+
+def _remote_record(path: str) -> Result | None:
+    """A finished run in an object store."""
+    try:
+        directory = place_of(path)
+        record = read_record(directory) if isinstance(directory, RemotePath) else None
+    except OutputError:  # of a kind that nobody writes to, but a scene may lie there
+        return None
+    return None if record is None else Result.from_json(directory, record)

@@ -6,13 +6,13 @@ import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from geoseg.codes import NODATA
 from geoseg.engine.plan import Pass, Plan
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.export.cog import write_cog
+from geoseg.remote import Place
 
 __all__ = ["writing_rasters"]
 
@@ -20,7 +20,7 @@ _AT_ONCE = 2  # mask and confidence; GDAL compresses without holding the interpr
 
 
 @contextmanager
-def writing_rasters(plan: Plan, stores: Mapping[str, Store], directory: Path) -> Iterator[Callable[[], list[Path]]]:
+def writing_rasters(plan: Plan, stores: Mapping[str, Store], directory: Place) -> Iterator[Callable[[], list[Place]]]:
     """Writes the rasters of all passes on threads of their own.
 
     Args:
@@ -44,7 +44,7 @@ def writing_rasters(plan: Plan, stores: Mapping[str, Store], directory: Path) ->
         writers.shutdown(cancel_futures=True)
 
 
-def _write(plan: Plan, part: Pass, array: str, store: Store, directory: Path) -> list[Path]:
+def _write(plan: Plan, part: Pass, array: str, store: Store, directory: Place) -> list[Place]:
     """Writes one raster; returns its path, and that of its side file if it has one."""
     path = directory / plan.raster_name(part, array)
     write_cog(

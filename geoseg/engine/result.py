@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.atomic import local_copies
 from geoseg.errors import InputError
+from geoseg.remote import Place
 
 if TYPE_CHECKING:
     import geopandas
@@ -91,7 +92,7 @@ class Result:
         executor: who did it.
     """
 
-    directory: Path
+    directory: Place
     passes: tuple[PassSummary, ...]
     layers: Mapping[str, LayerSummary]
     stages: tuple[StageTime, ...]
@@ -109,7 +110,8 @@ class Result:
         for suffix, read in ((".parquet", geopandas.read_parquet), (".geojson", geopandas.read_file)):
             path = self.directory / f"{name}{suffix}"
             if path.exists():
-                return read(path)
+                with local_copies([path]) as copies:
+                    return read(copies[0])
         raise InputError(f"{self.directory} has no {name}.parquet or {name}.geojson; it has {', '.join(self.files)}")
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, directory: Path, record: Mapping[str, Any]) -> Result:
+    def from_json(cls, directory: Place, record: Mapping[str, Any]) -> Result:
         """Reads what :meth:`to_json` gave."""
         return cls(
             directory=directory,

@@ -9,26 +9,27 @@
         rows/0003.0012.arrow      the polygons that this chunk finished; join-0003.arrow: that the sweep finished
         fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
 
-A file appears under its final name only when it is whole (temporary name, then rename), so a killed run leaves
-nothing half-written, and the next run with the same manifest (see :mod:`geoseg.engine.directory`) does only what is
-missing.
+A file appears under its final name only when it is whole (temporary name, then rename; one upload in an object store),
+so a killed run leaves nothing half-written, and the next run with the same manifest (see
+:mod:`geoseg.engine.directory`) does only what is missing.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from geoseg.atomic import remove_leftovers, staged
+from geoseg.atomic import remove_leftovers, remove_tree, staged
+from geoseg.engine import arrays as chunked
 from geoseg.errors import OutputError
 from geoseg.lattice import Chunk, Window
+from geoseg.remote import Place
 
 __all__ = ["PREDICTED", "Store"]
 
@@ -36,17 +37,20 @@ PREDICTED = ("mask", "confidence")
 """Names of the arrays that a model fills."""
 
 _CLEANED = "cleaned"
+_REQUESTS = 16  # at once, of an object store
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One mask's working state. Holds only the path, so it travels to workers.
+    """One mask's working state. Holds only where it is, so it travels to workers.
 
     Attributes:
         root: the folder.
+        run: name of the run that made it; what a process knows of its arrays holds for that run only.
     """
 
-    root: Path
+    root: Place
+    run: str
 
     def create(self, *, chunk: int, shape: tuple[int, int], arrays: tuple[str, ...]) -> None:
         """Makes an empty store.
@@ -57,47 +61,45 @@ class Store:
             arrays: names of the uint8 arrays that the run fills, 255 at first.
         """
         self.make_folders()
-        group = zarr.create_group(store=self._arrays)
         for name in arrays:
-            _add_array(group, name, chunk, shape)
+            chunked.create(self._arrays, name, chunk, shape)
 
     def make_folders(self) -> None:
-        """Makes the store's folders, or those of them that are missing."""
+        """Makes the store's folders, or those of them that are missing; an object store needs none."""
         for folder in (self._done, self._rows, self._fragments):
-            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(folder, Path):
+                folder.mkdir(parents=True, exist_ok=True)
 
     @property
-    def _arrays(self) -> str:
-        return str(self.root / "arrays.zarr")
+    def _arrays(self) -> Place:
+        return self.root / "arrays.zarr"
 
     @property
-    def _done(self) -> Path:
+    def _done(self) -> Place:
         return self.root / "done"
 
     @property
-    def _rows(self) -> Path:
+    def _rows(self) -> Place:
         return self.root / "rows"
 
     @property
-    def _fragments(self) -> Path:
+    def _fragments(self) -> Place:
         return self.root / "fragments"
 
     def add_array(self, name: str, *, chunk: int, shape: tuple[int, int]) -> None:
         """Adds an array, 255 at first; one of that name may be there from a run that was stopped."""
-        group = zarr.open_group(self._arrays, mode="r+")
-        if name not in group:
-            _add_array(group, name, chunk, shape)
+        chunked.create(self._arrays, name, chunk, shape)
 
     def drop_array(self, name: str) -> None:
         """Removes an array that nobody reads any more."""
-        shutil.rmtree(Path(self._arrays) / name, ignore_errors=True)
+        remove_tree(self._arrays / name)
 
-    def array(self, name: str) -> zarr.Array[Any]:
+    def array(self, name: str) -> chunked.Array:
         """The whole mask or confidence, (height, width) uint8, read lazily."""
-        array = zarr.open_group(self._arrays, mode="r")[name]
-        if not isinstance(array, zarr.Array):
-            raise OutputError(f"{self._arrays} has no array {name}; give another -o, or --overwrite")
-        return array
+        try:
+            return chunked.opened(self._arrays / name, self.run)
+        except FileNotFoundError:
+            raise OutputError(f"{self._arrays} has no array {name}; give another -o, or --overwrite") from None
 
     def read(self, name: str, window: Window) -> NDArray[np.uint8]:
         """A window of an array, (rows, cols) uint8."""
@@ -106,11 +108,8 @@ class Store:
 
     def write(self, chunk: Chunk, arrays: Mapping[str, NDArray[np.uint8]]) -> None:
         """Writes a chunk's part of some arrays."""
-        group = zarr.open_group(self._arrays, mode="r+")
-        # else zarr looks whether chunks are empty, which takes three times as long as to write them
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, values in arrays.items():
-                group[name][chunk.window.slices()] = values  # type: ignore[index]
+        for name, values in arrays.items():
+            self.array(name)[chunk.window.slices()] = values
 
     def mark_predicted(self, chunk: Chunk) -> None:
         """Notes that a chunk's arrays are complete."""
@@ -129,17 +128,27 @@ class Store:
             return None
 
     def is_predicted(self, chunk: Chunk) -> bool:
-        """Whether a chunk's arrays are complete."""
-        return (self._done / chunk.key).exists()
+        """Whether a chunk's arrays are complete; of many chunks, see :meth:`predicted`."""
+        try:
+            (self._done / chunk.key).read_bytes()
+        except FileNotFoundError:
+            return False
+        return True
 
-    def _fragment_path(self, chunk: Chunk) -> Path:
+    def predicted(self, chunks: Iterable[Chunk]) -> set[Chunk]:
+        """Those of some chunks whose arrays are complete, by one listing."""
+        names = _names(self._done)
+        return {chunk for chunk in chunks if chunk.key in names}
+
+    def _fragment_path(self, chunk: Chunk) -> Place:
         return self._fragments / f"{chunk.key}.npz"
 
-    def is_traced(self, chunk: Chunk) -> bool:
-        """Whether a chunk's fragment is complete."""
-        return self._fragment_path(chunk).exists()
+    def traced(self, chunks: Iterable[Chunk]) -> set[Chunk]:
+        """Those of some chunks whose fragments are complete, by one listing."""
+        names = _names(self._fragments)
+        return {chunk for chunk in chunks if self._fragment_path(chunk).name in names}
 
-    def rows_path(self, name: str) -> Path:
+    def rows_path(self, name: str) -> Place:
         """Where the rows of a chunk, or of a part of the sweep, lie."""
         return self._rows / f"{name}.arrow"
 
@@ -148,10 +157,13 @@ class Store:
         with staged(self._fragment_path(chunk)) as inside:
             np.savez(inside, allow_pickle=False, **arrays)
 
-    def read_fragment(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
-        """Reads what :meth:`write_fragment` wrote."""
-        with np.load(self._fragment_path(chunk)) as arrays:
-            return dict(arrays)
+    def read_fragments(self, chunks: Sequence[Chunk]) -> list[dict[str, NDArray[Any]]]:
+        """Reads what :meth:`write_fragment` wrote, in order."""
+        paths = [self._fragment_path(chunk) for chunk in chunks]
+        if isinstance(self.root, Path):
+            return [_read_fragment(path) for path in paths]
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(_read_fragment, paths))
 
     def remove_leftovers(self) -> None:
         """Removes what a killed run left half-written."""
@@ -163,13 +175,16 @@ class Store:
         """Removes rows, fragments and rewritten masks: once the layers are written nobody reads them."""
         # fragments first: they are the marks that rows are there
         for folder in (self._fragments, self._rows):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         (self._done / _CLEANED).unlink(missing_ok=True)
-        for name in set(zarr.open_group(self._arrays, mode="r").array_keys()) - set(PREDICTED):
+        for name in chunked.names(self._arrays) - set(PREDICTED):
             self.drop_array(name)
 
 
-def _add_array(group: zarr.Group, name: str, chunk: int, shape: tuple[int, int]) -> None:
-    group.create_array(
-        name, shape=shape, chunks=(min(chunk, shape[0]), min(chunk, shape[1])), dtype="uint8", fill_value=255
-    )
+def _names(folder: Place) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def _read_fragment(path: Place) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as file, np.load(file) as arrays:
+        return dict(arrays)

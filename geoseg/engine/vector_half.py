@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from geoseg.engine.watch import Watch
 from geoseg.errors import InputError
 from geoseg.export.rows import Layer, write_rows
 from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.remote import Place
 from geoseg.scene import Scene
 from geoseg.settings import VectorSettings
 from geoseg.stages.instances import Merge, merge_faces
@@ -66,7 +66,7 @@ class VectorHalf:
         _trace(half, merge, executor)
         return replace(half, valid_pixels=valid_pixels)
 
-    def join(self) -> list[Path]:
+    def join(self) -> list[Place]:
         """Sweeps over the rows of chunks and finishes what they could not; returns the files of all rows."""
         job, lattice, store = self.job, self.lattice, self.job.store
         files = []
@@ -76,7 +76,7 @@ class VectorHalf:
                 chunks = list(in_row)
                 files += [store.rows_path(chunk.key) for chunk in chunks]
                 row_stop = chunks[0].window.row_stop
-                fragments = [Fragment.from_arrays(store.read_fragment(chunk)) for chunk in chunks]
+                fragments = [Fragment.from_arrays(arrays) for arrays in store.read_fragments(chunks)]
                 polygons = joiner.add(fragments, row_stop, last=row_stop == lattice.height)
                 files.append(store.rows_path(f"join-{row}"))
                 write_rows(files[-1], polygons, job.ground)
@@ -218,7 +218,8 @@ def _label(half: VectorHalf, executor: Executor) -> tuple[Merge, int]:
 
 
 def _trace(half: VectorHalf, merge: Merge, executor: Executor) -> None:
-    chunks = [chunk for chunk in half.lattice.chunks() if not half.job.store.is_traced(chunk)]
+    traced = half.job.store.traced(half.lattice.chunks())
+    chunks = [chunk for chunk in half.lattice.chunks() if chunk not in traced]
     with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
         items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
         executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))

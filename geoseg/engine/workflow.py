@@ -16,11 +16,12 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoseg.atomic import local_copies
 from geoseg.codes import NODATA
 from geoseg.engine import prediction
 from geoseg.engine.directory import RunDirectory
@@ -33,6 +34,7 @@ from geoseg.engine.watch import Watch
 from geoseg.errors import SceneError, SettingsError
 from geoseg.lattice import Lattice
 from geoseg.models.runtimes import packages_of
+from geoseg.remote import Place, Where, place_of
 from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 
@@ -57,7 +59,7 @@ _PACKAGES = (
 
 def run(
     scene: str | Path,
-    directory: str | Path,
+    directory: Where,
     *,
     settings: RunSettings | None = None,
     execution: Execution | None = None,
@@ -68,7 +70,8 @@ def run(
 
     Args:
         scene: path or URL of any raster that GDAL reads.
-        directory: where the layers go; made if it is not there. The same directory, scene and settings resume.
+        directory: where the layers go: a folder, made if it is not there, or the URL of one in an object store
+            (``s3://bucket/run``). The same directory, scene and settings resume.
         settings: what to do.
         execution: how to cut the work and who does it; never changes the layers.
         overwrite: replace what an earlier run left there.
@@ -83,7 +86,7 @@ def run(
     for part in plan.passes:
         part.vector.width_px(part.grid.gsd_m)
     identity = {"verb": "run", **plan.identity()}
-    with RunDirectory(Path(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
+    with RunDirectory(place_of(directory), identity, source=plan.scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
             progress.note(f"{output.path} holds this run already, complete: nothing to do")
             return finished
@@ -91,6 +94,7 @@ def run(
         for note in plan.notes:
             progress.note(note)
         watch = Watch(progress)
+        output.require_reach(plan.execution)
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             _warn_of_compilation(progress)
@@ -118,7 +122,7 @@ def run(
 
 def vectorize(
     mask: str | Path,
-    directory: str | Path,
+    directory: Where,
     *,
     classes: Mapping[str, int] | None = None,
     settings: VectorSettings | None = None,
@@ -130,7 +134,7 @@ def vectorize(
 
     Args:
         mask: raster of one band of class codes 0-254; 0 is background, nodata is left out.
-        directory: where the layers go.
+        directory: where the layers go, as in :func:`run`.
         classes: layer name to code; ``None`` takes every code found and calls it ``class_<code>``.
         settings: what shapes the layers.
         execution: how to cut the work and who does it; the chunk is taken as it is.
@@ -157,18 +161,20 @@ def vectorize(
     settings.width_px(scene.gsd_m)
     identity = {
         "verb": "vectorize",
+        "geoseg": importlib.metadata.version("geoseg"),
         "mask": scene.shown,
         "mask_fingerprint": scene.fingerprint(),
         "classes": dict(classes) if classes is not None else None,
         **settings.identity(),
     }
-    with RunDirectory(Path(directory), identity, source=scene.path, overwrite=overwrite) as output:
+    with RunDirectory(place_of(directory), identity, source=scene.path, overwrite=overwrite) as output:
         if (finished := output.finished()) is not None:
             progress.note(f"{output.path} holds these layers already, complete: nothing to do")
             return finished
         execution, _ = fit(execution, scene.height, scene.width, core=1)
         chunk = output.chunks({_GIVEN: execution.chunk or 1})[_GIVEN]
         lattice = Lattice(scene.height, scene.width, core=chunk, halo=0, chunk=chunk)
+        output.require_reach(execution)
         _warn_of_compilation(progress)
         watch = Watch(progress)
         half = open_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
@@ -179,8 +185,8 @@ def vectorize(
             half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
         rows = half.join()
-        with watch.stage("export"):
-            layers = read_layers(rows, classes, crs=scene.crs, datetime=scene.datetime, model=None)
+        with watch.stage("export"), local_copies(rows) as copies:
+            layers = read_layers(copies, classes, crs=scene.crs, datetime=scene.datetime, model=None)
             files = write_layers(output.path, layers, settings.formats)
         result = Result(
             directory=output.path,
@@ -280,7 +286,8 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
 
 
 def _predict(job: prediction.PredictJob, executor: Executor, watch: Watch) -> None:
-    pixels = {chunk: chunk.window.area * len(job.lacking(chunk)) for chunk in job.lattice.chunks()}
+    done = [share.store.predicted(job.lattice.chunks()) for share in job.shares]
+    pixels = {chunk: chunk.window.area * sum(chunk not in by for by in done) for chunk in job.lattice.chunks()}
     chunks = [chunk for chunk in pixels if pixels[chunk]]
     with watch.stage("predict", sum(pixels.values())) as advance:
         executor.run(
@@ -296,8 +303,8 @@ def _predict(job: prediction.PredictJob, executor: Executor, watch: Watch) -> No
 
 
 def _make_layers(
-    plan: Plan, stores: Mapping[str, Store], directory: Path, executor: Executor, watch: Watch
-) -> tuple[list[VectorHalf], list[dict[str, Layer]], list[Path]]:
+    plan: Plan, stores: Mapping[str, Store], directory: Place, executor: Executor, watch: Watch
+) -> tuple[list[VectorHalf], list[dict[str, Layer]], list[Place]]:
     """All that comes after the prediction: the half of each pass, its layers, and the files of all."""
     from geoseg.engine.kernels import StoredMask
     from geoseg.engine.rasters import writing_rasters
@@ -313,9 +320,15 @@ def _make_layers(
             halves.append(open_half(predicted, stores[part.name], part.grid, part.lattice, part.vector, own))
         halves = [half.clean_label_trace(executor) for half in halves]
         rows = [half.join() for half in halves]
-        with watch.stage("export"):
+        with watch.stage("export"), ExitStack() as copies:
             layers = [
-                read_layers(files, part.codes, crs=part.grid.crs, datetime=part.grid.datetime, model=part.name)
+                read_layers(
+                    copies.enter_context(local_copies(files)),
+                    part.codes,
+                    crs=part.grid.crs,
+                    datetime=part.grid.datetime,
+                    model=part.name,
+                )
                 for part, files in zip(plan.passes, rows, strict=True)
             ]
             named = {name: layer for found in layers for name, layer in found.items()}

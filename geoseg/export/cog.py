@@ -9,7 +9,6 @@ size of the raster, and the draft takes no more room than the file.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
 from geoseg.export import tiff
 from geoseg.export.overviews import make_levels, shapes_of
+from geoseg.remote import Place, Where, place_of
 
 __all__ = ["BLOCK", "OVERVIEW_RESAMPLINGS", "Raster", "write_cog"]
 
@@ -66,7 +66,7 @@ class Raster(Protocol):
 
 
 def write_cog(  # noqa: PLR0913
-    path: str | os.PathLike[str],
+    path: Where,
     data: Raster,
     *,
     transform: Affine,
@@ -103,7 +103,7 @@ def write_cog(  # noqa: PLR0913
         SettingsError: an unknown resampling, or a code outside 0-255.
         OutputError: data that is not 2-D uint8, or a file that cannot be written.
     """
-    target = Path(path)
+    target = place_of(path)
     if overview_resampling not in OVERVIEW_RESAMPLINGS:
         known = ", ".join(OVERVIEW_RESAMPLINGS)
         raise SettingsError(f"overview resampling {overview_resampling!r} is not known; use one of {known}")
@@ -145,7 +145,7 @@ def write_cog(  # noqa: PLR0913
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
+def _told(target: Place) -> Iterator[None]:
     """Turn errors of GDAL and of the disk into ours. Those of reading the data are not ours: they pass beside it."""
     try:
         yield

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
+from geoseg.remote import Place
 from geoseg.rings import Polygons
 from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
 
@@ -72,7 +73,7 @@ def attributes(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if name not in ("geometry", "bbox")]
 
 
-def write_rows(path: Path, polygons: Polygons, ground: Ground) -> None:
+def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
     """Measure polygons and write them as one Arrow file, whole or not at all.
 
     Attributes are rounded here, once, so that every format holds the same figures.

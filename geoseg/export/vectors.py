@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from geoseg.atomic import staged
 from geoseg.errors import OutputError
 from geoseg.export.geojson import features_text, json_text
 from geoseg.export.rows import BATCH_ROWS, Layer, attributes
+from geoseg.remote import Place, Where, place_of
 from geoseg.settings import require_formats
 
 __all__ = [
@@ -41,7 +41,7 @@ _THREADS = min(os.cpu_count() or 1, 4)
 _TEXT_ROWS = 4096  # a thread has several copies of its batch in memory
 
 
-def write_geojson(path: str | os.PathLike[str], layer: Layer) -> None:
+def write_geojson(path: Where, layer: Layer) -> None:
     """Write a layer as GeoJSON (RFC 7946): longitude and latitude, see `to_lonlat`.
 
     Every feature has its id twice, as the feature's `id` and as a property, because many readers show only
@@ -52,11 +52,11 @@ def write_geojson(path: str | os.PathLike[str], layer: Layer) -> None:
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    before = f'{{"type": "FeatureCollection", "name": {json_text(Path(path).stem)}, "features": [\n'
-    _write_features(Path(path), layer, before, ",\n", "\n]}\n" if len(layer) else "]}\n")
+    before = f'{{"type": "FeatureCollection", "name": {json_text(place_of(path).stem)}, "features": [\n'
+    _write_features(place_of(path), layer, before, ",\n", "\n]}\n" if len(layer) else "]}\n")
 
 
-def write_geojsonseq(path: str | os.PathLike[str], layer: Layer) -> None:
+def write_geojsonseq(path: Where, layer: Layer) -> None:
     """Write a layer as a sequence of GeoJSON features, one a line, as in :func:`write_geojson`.
 
     This is RFC 8142 without its record separators: GDAL reads both, but tools for lines of JSON (jq, DuckDB,
@@ -65,10 +65,10 @@ def write_geojsonseq(path: str | os.PathLike[str], layer: Layer) -> None:
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    _write_features(Path(path), layer, "", "\n", "\n" if len(layer) else "")
+    _write_features(place_of(path), layer, "", "\n", "\n" if len(layer) else "")
 
 
-def _write_features(path: Path, layer: Layer, before: str, between: str, after: str) -> None:
+def _write_features(path: Place, layer: Layer, before: str, between: str, after: str) -> None:
     """Write the text of features one after the other."""
     crs = _crs(layer, path)
     with staged(path) as inside:
@@ -97,16 +97,16 @@ def _ahead(work: Callable[[pa.RecordBatch], pa.Buffer], batches: Iterable[pa.Rec
             yield under_way.popleft().result()
 
 
-def write_flatgeobuf(path: str | os.PathLike[str], layer: Layer) -> None:
+def write_flatgeobuf(path: Where, layer: Layer) -> None:
     """Write a layer as FlatGeobuf in the scene's CRS, with its spatial index (which sets the order of the features).
 
     Raises:
         OutputError: a layer without a CRS, or a file that cannot be written.
     """
-    _write_with_gdal(Path(path), {Path(path).stem: layer}, driver="FlatGeobuf")
+    _write_with_gdal(place_of(path), {place_of(path).stem: layer}, driver="FlatGeobuf")
 
 
-def write_gpkg(path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> None:
+def write_gpkg(path: Where, layers: Mapping[str, Layer]) -> None:
     """Write layers as one GeoPackage in the scene's CRS: a table with a spatial index per layer.
 
     The same layers give the same content; the file also notes when each table was written.
@@ -120,10 +120,10 @@ def write_gpkg(path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> Non
     """
     if not layers:
         raise OutputError(f"cannot write {path}: given no layer, a GeoPackage needs at least one")
-    _write_with_gdal(Path(path), layers, driver="GPKG")
+    _write_with_gdal(place_of(path), layers, driver="GPKG")
 
 
-def _write_with_gdal(path: Path, layers: Mapping[str, Layer], *, driver: str) -> None:
+def _write_with_gdal(path: Place, layers: Mapping[str, Layer], *, driver: str) -> None:
     """Write layers with one of GDAL's drivers; the first one makes the file, the others join it."""
     places = {name: _crs(layer, path) for name, layer in layers.items()}
     with staged(path) as inside:
@@ -146,7 +146,7 @@ def _write_with_gdal(path: Path, layers: Mapping[str, Layer], *, driver: str) ->
                 raise OutputError(f"cannot write {path}: {error}") from error
 
 
-def write_geoparquet(path: str | os.PathLike[str], layer: Layer) -> None:
+def write_geoparquet(path: Where, layer: Layer) -> None:
     """Write a layer as GeoParquet 1.1 in the scene's CRS.
 
     WKB geometries, CRS as PROJJSON, exterior rings counter-clockwise (and stated to be), a `bbox` column that
@@ -168,7 +168,7 @@ def write_geoparquet(path: str | os.PathLike[str], layer: Layer) -> None:
         column["bbox"] = list(layer.bounds)
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     schema = layer.schema.with_metadata({"geo": json.dumps(geo, ensure_ascii=False)})
-    with staged(Path(path)) as inside:
+    with staged(place_of(path)) as inside:
         try:
             with pq.ParquetWriter(
                 inside,
@@ -188,7 +188,7 @@ def _repeats(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_timestamp(kind))
 
 
-def _crs(layer: Layer, path: str | os.PathLike[str]) -> pyproj.CRS:
+def _crs(layer: Layer, path: Where) -> pyproj.CRS:
     """Return the layer's CRS."""
     if layer.crs is None:
         raise OutputError(f"cannot write {path}: the layer has no CRS; set the scene's")
@@ -212,7 +212,7 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def write_layers(directory: Path, layers: Mapping[str, Layer], formats: Sequence[str]) -> list[Path]:
+def write_layers(directory: Place, layers: Mapping[str, Layer], formats: Sequence[str]) -> list[Place]:
     """Write layers in some formats: `<layer>.<suffix>` each, `layers.gpkg` for all together.
 
     Args:

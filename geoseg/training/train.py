@@ -21,6 +21,7 @@ from geoseg.errors import OutputError
 from geoseg.models.architectures import STRIDE
 from geoseg.models.card import Card, CardClass, write_model
 from geoseg.models.runtimes import resolve_device
+from geoseg.remote import place_of
 from geoseg.settings import Device, TrainingPrecision
 from geoseg.training.callbacks import CHECKPOINT, Progress
 from geoseg.training.classes import boundary_channels, channel_weights
@@ -88,7 +89,9 @@ def train(  # noqa: PLR0913 - a door has a handle for everything
         OutputError: the directory holds another training.
     """
     wanted = read_config(config)
-    folder, identity = Path(directory), wanted.identity()
+    folder, identity = place_of(directory), wanted.identity()
+    if not isinstance(folder, Path):
+        raise OutputError(f"{folder} is in an object store; a training goes to a folder, and its model from there")
     settings = FitSettings(
         steps=wanted.steps,
         minutes=wanted.minutes,
