@@ -186,15 +186,19 @@ class RemotePath:
     def remove_tree(self) -> None:
         """Removes the object and all that its folder holds, if there is anything; raises where some of it stays."""
         for _ in range(_REMOVALS):  # stores tell nothing of what they failed to remove
-            names = self._ask(lambda store: store.find(self.key))
+            names = self._ask(lambda store: list(store.find(self.key)))
             if not names:
                 return
             with suppress(FileNotFoundError):
-                self._ask(lambda store, names=names: store.rm(names))
-        raise OSError(errno.EIO, f"{len(names)} objects are not removed", self.url)
+                self._ask(functools.partial(_remove, names))
+        raise OSError(errno.EIO, "the store does not remove all of it", self.url)
 
     def _ask(self, request: Callable[[Any], Found]) -> Found:
         return _patiently(lambda: request(_store(self.protocol, os.getpid())), self.url)
+
+
+def _remove(names: list[str], store: Any) -> None:
+    store.rm(names)
 
 
 _REMOVALS = 5

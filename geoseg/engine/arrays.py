@@ -40,7 +40,9 @@ def create(folder: Place, name: str, chunk: int, shape: tuple[int, int]) -> None
 
 
 def names(folder: Place) -> set[str]:
-    """Names of the arrays in a folder of arrays."""
+    """Names of the arrays in a folder of arrays; none where there is no such folder."""
+    if isinstance(folder, Path) and not folder.exists():
+        return set()
     return {entry.name for entry in folder.iterdir()} - {_METADATA}
 
 
@@ -71,7 +73,7 @@ def _opened(path: Place, run: str, pid: int) -> Array:  # noqa: ARG001 - they te
         return zarr.Array.open(where)
 
 
-class _Patient(AsyncFileSystem):
+class _Patient(AsyncFileSystem):  # type: ignore[misc]
     """What zarr asks of a file system, by URL, as :class:`RemotePath` does it and with its patience."""
 
     cachable = False

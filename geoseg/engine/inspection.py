@@ -24,8 +24,8 @@ def inspect(path: str) -> Scene | Card | Result:
     Raises:
         InputError: none of these.
     """
-    if (record := _remote_record(path)) is not None:
-        return record
+    if (run := _remote_run(path)) is not None:
+        return run
     local = Path(path)
     if local.is_dir():
         record = read_record(local)
@@ -37,7 +37,7 @@ def inspect(path: str) -> Scene | Card | Result:
     return Scene.open(path)
 
 
-def _remote_record(path: str) -> Result | None:
+def _remote_run(path: str) -> Result | None:
     """A finished run in an object store."""
     try:
         directory = place_of(path)
