@@ -7,12 +7,14 @@ import subprocess
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from geoseg.errors import SceneError
 from geoseg.lattice import Window
+from geoseg.remote import place_of, version_of
 from geoseg.scene import Scene
 
 
@@ -36,6 +38,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
             content = content[first : last + 1]
         self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Last-Modified", self.date_time_string(Path(path).stat().st_mtime))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -62,6 +65,28 @@ def test_a_url_reads_like_the_file(served, write_raster):
     window = Window(-20, 100, 300, 250)
     for found, expected in zip(remote.read(window, (3, 1)), local.read(window, (3, 1)), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_remote_scene_is_known_by_size_and_time(served, write_raster):
+    pixels = np.ones((3, 40, 50), np.uint8)
+    path = write_raster(pixels)
+    url = f"{served}/{path.name}"
+    before = Scene.open(url).fingerprint()
+    assert Scene.open(f"{url}?signature=1").fingerprint() == before
+    write_raster(pixels, compress="DEFLATE")
+    assert Scene.open(url).fingerprint() != before
+
+
+def test_a_scene_in_an_object_store_is_known_by_its_etag(object_store, bucket, write_raster):
+    path = write_raster(np.ones((3, 40, 50), np.uint8))
+    place = place_of(f"s3://{bucket}/scene.tif")
+    place.upload(path)
+    before = version_of(str(place))
+    assert str(path.stat().st_size) in before
+    assert version_of(f"/vsis3/{bucket}/scene.tif") == before
+    place.upload(write_raster(np.full((3, 40, 50), 2, np.uint8)))
+    assert version_of(str(place)) != before
+    assert version_of(f"s3://{bucket}/none.tif") == ""
 
 
 def test_a_url_without_a_file_is_one_line(served):

@@ -122,7 +122,7 @@ class _FileLock:
                     "(NFS: version 4, or lockd; Lustre: -o flock), or give another -o"
                 ) from None
             raise OutputError(
-                f"another run{_named(holder)} is writing {directory}; wait for its end, or give another -o"
+                f"another run is writing {directory}{_named(holder)}; wait for its end, or give another -o"
             ) from None
         self._file.truncate(0)
         self._file.write(json.dumps(_me(os.getpid())))
@@ -208,7 +208,7 @@ class _Lease:
 
     def _taken(self, holder: dict[str, Any] | None, why: str) -> OutputError:
         return OutputError(
-            f"another run{_named(holder)} is writing {self._directory}: {why}; wait for its end, or give another -o"
+            f"another run is writing {self._directory}{_named(holder)}: {why}; wait for its end, or give another -o"
         )
 
     def _renew(self) -> None:

@@ -38,7 +38,7 @@ def leave_lease(directory, **facts) -> None:
 
 def test_the_second_is_refused_and_told_of_the_first(directory):
     held = lock.take(directory / "lock", directory)
-    with pytest.raises(OutputError, match=rf"another run \(process {os.getpid()} on .*\) is writing {directory}"):
+    with pytest.raises(OutputError, match=rf"another run is writing {directory} \(process {os.getpid()} on .*\)"):
         lock.take(directory / "lock", directory)
     held.require()
     held.release()
@@ -68,7 +68,7 @@ def test_the_next_takes_over_from_a_dead_process_at_once(directory):
 def test_a_lease_of_another_machine_holds_until_it_lapses(remote, monkeypatch):
     leave_lease(remote)
     with pytest.raises(
-        OutputError, match=r"process 7 on elsewhere\) is writing .* sign of life \d s ago; .* 60 s after"
+        OutputError, match=r"is writing .* \(process 7 on elsewhere\): .* sign of life \d s ago; .* 60 s after"
     ):
         lock.take(remote / "lock", remote)
     monkeypatch.setattr(lock, "LAPSE_S", 1.0)
