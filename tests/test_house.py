@@ -33,6 +33,7 @@ FLOORS = {
     "evaluation": 3,
     "engine": 4,
     "console": 5,
+    "events": 5,
     "cli": 5,
     "__main__": 6,
 }
@@ -105,6 +106,7 @@ ALLOWED_ON_ONE_FLOOR = (
     {"errors", "settings"},
     {"errors", "lattice"},
     {"cli", "console"},
+    {"cli", "events"},
     {"training", "models"},
     {"training", "evaluation"},
 )

@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 from geoseg.atomic import remove_leftovers, staged
-from geoseg.engine.result import Result
+from geoseg.engine.result import FAILED, FailedWindow, Result
 from geoseg.engine.store import Store
 from geoseg.errors import OutputError
 from geoseg.lattice import Lattice
@@ -125,6 +125,15 @@ class RunDirectory:
 
     def finished(self) -> Result | None:
         """The result of this very run, if it is complete already."""
+        written = self._written()
+        return None if written is None or written.failed else written
+
+    def lacks_only(self, failed: Sequence[FailedWindow]) -> bool:
+        """Whether this very run has left all that there can be while these windows are missing."""
+        written = self._written()
+        return written is not None and _places(written.failed) == _places(failed)
+
+    def _written(self) -> Result | None:
         if self._manifest is None or (record := read_record(self.path)) is None:
             return None
         if not all((self.path / name).exists() for name in record["files"]):
@@ -208,9 +217,15 @@ class RunDirectory:
 
     def finish(self, result: Result, facts: Mapping[str, Any]) -> None:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
+        if not result.failed:
+            (self.path / FAILED).unlink(missing_ok=True)
         _write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
         for folder in (self._root / "masks").iterdir():
             Store(folder).drop_intermediates()
+
+
+def _places(failed: Sequence[FailedWindow]) -> set[tuple[str, tuple[int, int, int, int]]]:
+    return {(window.model, window.window) for window in failed}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
