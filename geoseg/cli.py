@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import click
 
@@ -270,6 +271,15 @@ _vector_options = _options(
 _WHERE_LAYERS_GO = "Where the layers go: a folder, or the URL of one in an object store, s3://bucket/run."
 
 
+_progress_option = click.option(
+    "--progress",
+    type=click.Choice(["bar", "json", "none"]),
+    default="bar",
+    show_default=True,
+    help="How the run is told on standard error: in bars, or as lines of JSON (see `geoseg.events`); --quiet is none.",
+)
+
+
 def _output_options(where: str, overwrite: str) -> Callable[[Command], Command]:
     """The options of all that writes a directory; `where` and `overwrite` are their help."""
     return _options(
@@ -291,22 +301,27 @@ def cli() -> None:
 @_scene_options
 @_vector_options
 @_execution_options
-def run(scene: str, directory: Path | str, *, overwrite: bool, quiet: bool, **options: Any) -> None:
+@_progress_option
+def run(scene: str, directory: Path | str, *, overwrite: bool, quiet: bool, progress: str, **options: Any) -> None:
     """Label a scene and write its polygon layers to DIR.
 
-    SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped.
+    SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped, and predicts anew the
+    windows that failed: DIR/failed.geojson shows them.
     """
-    from geoseg.engine.workflow import run as run_workflow
+    settings, execution = _run_settings(options), _execution(options)
+    with _told(progress, quiet=quiet) as told:
+        from geoseg.engine.workflow import run as run_workflow
 
-    result = run_workflow(
-        scene,
-        directory,
-        settings=_run_settings(options),
-        execution=_execution(options),
-        overwrite=overwrite,
-        progress=_progress(quiet=quiet),
-    )
-    _close(result, quiet=quiet)
+        told.end(
+            run_workflow(
+                scene,
+                directory,
+                settings=settings,
+                execution=execution,
+                overwrite=overwrite,
+                progress=told.progress,
+            )
+        )
 
 
 @cli.command()
@@ -342,6 +357,7 @@ def plan(scene: str, **options: Any) -> None:
 )
 @_vector_options
 @_execution_options
+@_progress_option
 def vectorize(
     mask: str,
     directory: Path | str,
@@ -349,24 +365,28 @@ def vectorize(
     classes: dict[str, int] | None,
     overwrite: bool,
     quiet: bool,
+    progress: str,
     **options: Any,
 ) -> None:
     """Write the polygon layers of a class mask, made by any tool, to DIR.
 
     MASK has one band of whole numbers 0-254; 0 is background, nodata is left out.
     """
-    from geoseg.engine.workflow import vectorize as vectorize_workflow
+    settings, execution = _vector_settings(options), _execution(options)
+    with _told(progress, quiet=quiet) as told:
+        from geoseg.engine.workflow import vectorize as vectorize_workflow
 
-    result = vectorize_workflow(
-        mask,
-        directory,
-        classes=classes,
-        settings=_vector_settings(options),
-        execution=_execution(options),
-        overwrite=overwrite,
-        progress=_progress(quiet=quiet),
-    )
-    _close(result, quiet=quiet)
+        told.end(
+            vectorize_workflow(
+                mask,
+                directory,
+                classes=classes,
+                settings=settings,
+                execution=execution,
+                overwrite=overwrite,
+                progress=told.progress,
+            )
+        )
 
 
 @cli.command()
@@ -657,18 +677,89 @@ def _progress(*, quiet: bool) -> Any:
     return Bars()
 
 
-def _close(result: Any, *, quiet: bool) -> None:
-    if not quiet:
+class _Told(NamedTuple):
+    """Who sees a run go by, and its end."""
+
+    progress: Any
+    end: Callable[[Any], None]
+
+
+@contextmanager
+def _told(how: str, *, quiet: bool) -> Iterator[_Told]:
+    """Tells a run in the way asked for; as JSON also its failure, which `main` tells otherwise."""
+    if quiet or how == "none":
+        yield _Told(None, lambda _: None)
+    elif how == "bar":
         from geoseg.console import show_result
 
-        show_result(result)
+        yield _Told(_progress(quiet=False), show_result)
+    else:
+        from geoseg.events import Events
+
+        events = Events()
+        try:
+            yield _Told(events, events.result)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told, whatever it is
+            message, code = _ending(error)
+            events.failure(message, code)
+            sys.exit(code)
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """The last line of a command that did not succeed, and its exit code."""
+    if isinstance(error, GeosegError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return _STOPPED, 130
+    if os.environ.get("GEOSEG_DEBUG"):
+        raise error
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"failed with {why}; finished chunks are kept, GEOSEG_DEBUG=1 shows where", 1
+
+
+_STOPPED = "stopped; what was finished is kept, the same command again resumes"
+
+
+def _stop(*_: object) -> None:
+    """Ends a run in good order; a second signal does not wait for that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_at_once)
+    raise KeyboardInterrupt
+
+
+def _stop_at_once(*_: object) -> None:
+    os.write(2, f"geoseg: {_STOPPED}\n".encode())  # whoever was writing may hold the stream's lock
+    os._exit(130)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A batch system's SIGTERM ends a run as cleanly as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in held.items():
+        if number == signal.SIGTERM or handler != signal.SIG_IGN:  # which is how a shell starts what it runs beside it
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            if signal.getsignal(number) is _stop:  # once it is stopped, another signal ends it at once to the very end
+                signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 2 bad usage or input, 1 some chunk failed."""
-    if threading.current_thread() is threading.main_thread():
-        # a batch system's SIGTERM ends a run as cleanly as Ctrl-C
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Runs the command line and exits.
+
+    Exit codes: 0 done, 2 bad usage or input, 1 some chunk failed or something could not be written, 130 stopped.
+    """
+    with _signals():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     try:
         cli(args=arguments, prog_name="geoseg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -678,15 +769,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "geoseg"
         click.echo(f"geoseg: {error.format_message().rstrip('.')}; see `{command} --help`", err=True)
         sys.exit(error.exit_code)
-    except GeosegError as error:
-        click.echo(f"geoseg: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("geoseg: stopped; what was finished is kept, the same command again resumes", err=True)
-        sys.exit(130)
-    except Exception as error:
-        if os.environ.get("GEOSEG_DEBUG"):
-            raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        click.echo(f"geoseg: failed with {why}; finished chunks are kept, GEOSEG_DEBUG=1 shows where", err=True)
-        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told, whatever it is
+        message, code = _ending(error)
+        click.echo(f"geoseg: {message}", err=True)
+        sys.exit(code)

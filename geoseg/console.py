@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geoseg.engine.progress import Advance
+from geoseg.engine.result import FAILED, ChunkCount
 
 if TYPE_CHECKING:
     from geoseg.engine.agreement import Agreement
@@ -57,6 +58,9 @@ __all__ = [
 ]
 
 
+_LOG_COLUMNS = 120
+
+
 class _Rate(ProgressColumn):
     """Million pixels per second."""
 
@@ -66,34 +70,58 @@ class _Rate(ProgressColumn):
         return Text(f"{task.completed / 1e6 / task.elapsed:7.2f} Mpx/s", style="cyan")
 
 
+class _Chunks(ProgressColumn):
+    """Chunks that are done, were done before, and failed."""
+
+    def render(self, task: Task) -> Text:
+        count: ChunkCount | None = task.fields["count"]
+        if count is None:
+            return Text("")
+        text = Text(f"{task.fields['done'] + count.reused:,}/{count.total:,} chunks")
+        if count.reused:
+            text.append(f", {count.reused:,} before", style="dim")
+        if task.fields["failed"]:
+            text.append(f", {task.fields['failed']:,} failed", style="red")
+        return text
+
+
 class Bars:
-    """A progress bar with rate and time left for each stage, on standard error.
+    """A progress bar with rate, time left and chunks for each stage, on standard error.
 
     Without a terminal each stage is one line when it ends.
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        console = Console(stderr=True)
+        self._console = console if console.is_terminal else Console(stderr=True, width=_LOG_COLUMNS)
 
     def note(self, text: str) -> None:
         """See ``geoseg.engine.progress.Progress.note``."""
         self._console.print(text, style="dim", highlight=False, soft_wrap=True, markup=False)
 
     @contextmanager
-    def stage(self, name: str, pixels: int) -> Iterator[Advance]:
+    def stage(self, name: str, pixels: int, chunks: ChunkCount | None = None) -> Iterator[Advance]:
         """See ``geoseg.engine.progress.Progress.stage``."""
         columns = (
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f}%"),
             _Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Chunks(),
         )
         with Progress(*columns, console=self._console, refresh_per_second=4, speed_estimate_period=60) as bars:
-            task = bars.add_task(name, total=pixels or None)
-            yield lambda done: bars.advance(task, done)
+            task = bars.add_task(name, total=pixels or None, count=chunks, done=0, failed=0)
+            done = failures = 0
+
+            def advance(pixels: int, *, failed: bool = False) -> None:
+                nonlocal done, failures
+                done, failures = done + (not failed), failures + failed
+                bars.update(task, advance=pixels, done=done, failed=failures)
+
+            yield advance
             if not pixels:
                 bars.update(task, total=1, completed=1)
 
@@ -141,6 +169,9 @@ def show_result(result: Result) -> None:
         stages.add_row(stage.name, f"{stage.seconds:.2f}", rate)
     stages.add_row("all", f"{sum(stage.seconds for stage in result.stages):.2f}", "")
     console.print(stages)
+    if result.failed:
+        missing = f"{_counted(len(result.failed), 'window')} failed and are in no layer, see {FAILED}"
+        console.print(f"{missing}; the same command again tries them again", highlight=False, soft_wrap=True)
     console.print(
         f"{result.directory}: {', '.join((*result.files, 'run.json'))}",
         highlight=False,

@@ -9,6 +9,7 @@
     │   ├── SettingsError    a setting out of its range, or two that exclude each other
     │   └── OutputError      an output that exists with other settings, or cannot be written
     ├── ReadError          pixels that could not be read this time                 exit 1
+    ├── WriteError         no room or no right to write; what was finished is kept      exit 1
     └── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
 
 A message is one line: what was given, what was expected, what to do.
@@ -27,6 +28,7 @@ __all__ = [
     "ReadError",
     "SceneError",
     "SettingsError",
+    "WriteError",
 ]
 
 
@@ -59,7 +61,21 @@ class OutputError(InputError):
 
 
 class ReadError(GeosegError):
-    """Pixels that could not be read this time: a damaged block, a connection that broke."""
+    """Pixels that could not be read this time: a damaged block, a connection that broke.
+
+    Attributes:
+        passing: whether to wait may help: the source is away, or not as it was, or on the network. A source that is
+            there as it was has a damage that stays.
+    """
+
+    passing: bool = True
+
+
+class WriteError(GeosegError):
+    """What a run made could not be written: a full disk, a quota, a directory that became read-only.
+
+    What was finished is kept; running again resumes.
+    """
 
 
 class ChunkError(GeosegError):

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pyproj
@@ -145,6 +146,8 @@ class Scene:
         if local and not Path(given).exists():
             raise SceneError(f"{shown}: no such file")
         name = str(Path(given).absolute()) if local else given
+        if missing := _missing(_parts(name)):
+            raise SceneError(f"{shown}: its part {missing}: no such file")
         with _one_line(name, "cannot be opened as a raster", SceneError), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(name) as dataset:
@@ -423,7 +426,16 @@ class Scene:
 
     def _read_grid(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window that lies within the whole raster on this grid."""
-        reader = self._source.reader(self)
+        try:
+            return self._read_source(self._source.reader(self), window, indexes)
+        except ReadError as error:
+            error.passing = self._source.is_away()
+            raise
+
+    def _read_source(
+        self, reader: _Reader, window: Window, indexes: Sequence[int]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window of this grid from an open file."""
         if self._scale == (1.0, 1.0):
             return reader.read(window, indexes)
         # the size of an overview is a whole number, so it is not the file's over some factor
@@ -440,6 +452,7 @@ class _Reader:
         self._path = scene.path
         self._bands = scene.bands
         self._masked = scene._masked  # noqa: SLF001 - one half of the same thing
+        self._source = scene._source  # noqa: SLF001
         options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001
         with _one_line(self._path, "cannot be opened", ReadError), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Scene.open` has asked
@@ -451,11 +464,15 @@ class _Reader:
             raise SceneError(f"{_shown(self._path)}: the file has changed since the scene was opened; open it again")
         self.height, self.width = int(self._data.height), int(self._data.width)
 
+    def stamp(self) -> str:
+        """Return the digest of size and time of the files."""
+        return _stamp(self._full)
+
     def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window within the file: pixels as they are, and validity."""
         alpha = next((band.index for band in self._bands if band.common_name == "alpha"), None)
         beside = alpha is not None and alpha not in indexes
-        with _one_line(self._path, f"{window} cannot be read", ReadError), _environment():
+        with self._watched(window, self._data), _one_line(self._path, f"{window} cannot be read", ReadError):
             pixels = self._data.read([*indexes, alpha] if beside else list(indexes), window=_box(window))
         valid = pixels[-1] != 0 if beside else np.ones(pixels.shape[1:], np.bool_)
         pixels = pixels[: len(indexes)]
@@ -468,6 +485,24 @@ class _Reader:
                 valid &= finite.all(axis=0)
                 pixels = np.where(finite, pixels, pixels.dtype.type(0))
         return pixels, valid
+
+    @contextmanager
+    def _watched(self, window: Window, dataset: Any) -> Iterator[None]:
+        """Read a window of an open file, none of a mosaic where a part is missing."""
+        if self._source.parts:
+            grow = self._full.height / dataset.height, self._full.width / dataset.width
+            rows = (window.row_off - 2) * grow[0], (window.row_stop + 2) * grow[0]
+            cols = (window.col_off - 2) * grow[1], (window.col_stop + 2) * grow[1]
+            shown = [part for part in self._source.parts if part.meets(rows, cols)]
+            if missing := _missing(shown):
+                raise ReadError(f"{_shown(self._path)}: {window} cannot be read: {missing}: No such file or directory")
+        with _environment():
+            try:
+                yield
+            except ReadError as error:
+                if self._source.parts and "IReadBlock" not in str(error):  # not a damaged block, but a part
+                    self._source.broken = True
+                raise
 
     def _nodata(self, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_]:
         """Tell where every band with a nodata value holds it. A band may reach it by honest darkness."""
@@ -496,7 +531,8 @@ class _Reader:
 
     def _full_mask(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the mask of the dataset at full resolution, with no bands beside it."""
-        with _one_line(self._path, f"the mask of {window} cannot be read", ReadError), _environment():
+        problem = f"the mask of {window} cannot be read"
+        with self._watched(window, self._full), _one_line(self._path, problem, ReadError):
             mask = self._full.read_masks(1, window=_box(window)) != 0
         return np.empty((0, *mask.shape), np.uint8), mask
 
@@ -511,16 +547,46 @@ class _Source:
         self.path = path
         self.stamp = stamp
         self._local = threading.local()
+        self._seen: str | None = None  # the stamp of the files that this process opened first
+        self.parts = _parts(path)
+        # GDAL remembers for the whole process which part of a mosaic it could not open, and gives zeros for it from
+        # then on, without an error. So it is not asked for one that is not there, nor again once that happened.
+        self.broken = False
 
     def reader(self, scene: Scene) -> _Reader:
-        """Return this thread's reader at the scene's overview level."""
+        """Return this thread's reader at the scene's overview level.
+
+        Raises:
+            ReadError: It cannot be opened this time, or is not as it was.
+        """
+        if self.broken:
+            raise ReadError(f"{_shown(self.path)}: one of its parts could not be opened before")
         readers: dict[tuple[int, int | None], _Reader] | None = getattr(self._local, "readers", None)
         if readers is None:
             readers = self._local.readers = {}
         key = os.getpid(), scene._level  # a forked child must not share its parent's file position  # noqa: SLF001
         if key not in readers:
-            readers[key] = _Reader(scene)
+            reader = _Reader(scene)
+            if self.stamp:
+                found = reader.stamp()
+                self._seen = self._seen or found
+                if found != self._seen:  # two versions of a file must not be mixed
+                    raise ReadError(f"{_shown(self.path)}: the file is not as it was when it was opened first")
+            readers[key] = reader
         return readers[key]
+
+    def is_away(self) -> bool:
+        """Tell, after a failure, whether the source may come back; this thread opens it anew with its next read."""
+        self._local.readers = {}
+        if not self.stamp:
+            return True
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(self.path) as dataset:
+                    return _stamp(dataset) != self.stamp
+        except (RasterioError, OSError):
+            return True
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Source) and (self.path, self.stamp) == (other.path, other.stamp)
@@ -572,6 +638,49 @@ def _environment() -> Iterator[None]:
     """Hold GDAL's block cache to a size that does not grow with the machine, unless the user set it."""
     with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB})):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A local file of a mosaic, and the (start, stop) rows and columns that it fills."""
+
+    path: str
+    rows: tuple[float, float]
+    cols: tuple[float, float]
+
+    def meets(self, rows: tuple[float, float], cols: tuple[float, float]) -> bool:
+        """Tell whether it fills some of these rows and columns."""
+        return all(mine[0] < other[1] and other[0] < mine[1] for mine, other in ((self.rows, rows), (self.cols, cols)))
+
+
+def _parts(path: str) -> tuple[_Part, ...]:
+    """Return the local files that a mosaic (a VRT) puts together; none for other rasters."""
+    if not path.lower().endswith(".vrt"):
+        return ()
+    try:
+        root = ET.parse(path).getroot()  # noqa: S314 - GDAL parses it, too
+    except (OSError, ET.ParseError):
+        return ()
+    found: dict[_Part, None] = {}
+    for source in root.iter():
+        name = source.find("SourceFilename")
+        if name is None or not name.text:
+            continue
+        place = Path(path).parent / name.text if name.get("relativeToVRT") == "1" else Path(name.text)
+        if place.is_absolute() and place.parts[1:2] and not place.parts[1].startswith("vsi"):
+            box = source.find("DstRect")
+            left, top, width, height = (
+                (0.0, 0.0, math.inf, math.inf)
+                if box is None
+                else (float(box.get(key, "nan")) for key in ("xOff", "yOff", "xSize", "ySize"))
+            )
+            found[_Part(str(place), (top, top + height), (left, left + width))] = None
+    return tuple(found)
+
+
+def _missing(parts: Sequence[_Part]) -> str:
+    """Return the first file that is not there, or ""."""
+    return next((part.path for part in parts if not os.path.exists(part.path)), "")  # noqa: PTH110 - before every read
 
 
 def _is_local(path: str) -> bool:

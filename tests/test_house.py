@@ -34,6 +34,7 @@ FLOORS = {
     "evaluation": 3,
     "engine": 4,
     "console": 5,
+    "events": 5,
     "cli": 5,
     "__main__": 6,
 }
@@ -109,6 +110,7 @@ ALLOWED_ON_ONE_FLOOR = (
     {"errors", "lattice"},
     {"errors", "remote"},
     {"cli", "console"},
+    {"cli", "events"},
     {"training", "models"},
     {"training", "evaluation"},
 )

@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from geoseg.atomic import remove_leftovers, staged
 from geoseg.engine import lock
-from geoseg.engine.result import Result
+from geoseg.engine.result import FAILED, FailedWindow, Result
 from geoseg.engine.store import Store
 from geoseg.errors import OutputError, SettingsError
 from geoseg.lattice import Lattice
@@ -135,6 +135,15 @@ class RunDirectory:
 
     def finished(self) -> Result | None:
         """The result of this very run, if it is complete already."""
+        written = self._written()
+        return None if written is None or written.failed else written
+
+    def lacks_only(self, failed: Sequence[FailedWindow]) -> bool:
+        """Whether this very run has left all that there can be while these windows are missing."""
+        written = self._written()
+        return written is not None and _places(written.failed) == _places(failed)
+
+    def _written(self) -> Result | None:
         if self._manifest is None or (record := read_record(self.path)) is None:
             return None
         there = {entry.name for entry in self.path.iterdir()}
@@ -230,9 +239,15 @@ class RunDirectory:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
         if self._lock is not None:
             self._lock.require()
+        if not result.failed:
+            (self.path / FAILED).unlink(missing_ok=True)
         _write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
         for folder in (self._root / "masks").iterdir():
             self.store(folder.name).drop_intermediates()
+
+
+def _places(failed: Sequence[FailedWindow]) -> set[tuple[str, tuple[int, int, int, int]]]:
+    return {(window.model, window.window) for window in failed}
 
 
 def _write_json(path: Place, content: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from geoseg.engine.cluster import connect
-from geoseg.errors import ChunkError, InputError, SettingsError
+from geoseg.engine.faults import attempt, reason_of
+from geoseg.errors import ChunkError, InputError, SettingsError, WriteError
 from geoseg.machine import count_cores, memory_bytes
 from geoseg.settings import Execution
 
@@ -96,6 +98,7 @@ class Executor(Protocol):
         *,
         waits: bool = False,
         needs_gpu: bool = False,
+        on_failure: Callable[[Item, BaseException], None] | None = None,
     ) -> None:
         """Calls ``kernel(job, item)`` for every item; ``on_result`` sees results in any order, in this thread.
 
@@ -107,9 +110,12 @@ class Executor(Protocol):
             on_result: called once per item.
             waits: kernels wait for what a few of them use at once, such as networks; so more are begun.
             needs_gpu: send it to workers that hold a GPU.
+            on_failure: called in this thread for each item that failed after retries; the run then goes on, and nothing
+                is raised in the end.
 
         Raises:
             InputError: the input turned out to be bad.
+            WriteError: there is no room or no right to write.
             ChunkError: some items failed after retries; all others were done.
         """
         ...
@@ -144,9 +150,11 @@ class ThreadExecutor:
         self.name = "serial" if threads == 1 else f"{threads} threads"
         self._threads = threads
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by the number of threads
+        self._stops = threading.Event()  # nobody waits any longer for what cannot be read
 
     def close(self) -> None:
         """Waits for what is under way."""
+        self._stops.set()
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
 
@@ -160,6 +168,7 @@ class ThreadExecutor:
         *,
         waits: bool = False,
         needs_gpu: bool = False,
+        on_failure: Callable[[Item, BaseException], None] | None = None,
     ) -> None:
         """See :meth:`Executor.run`; this process has at most one GPU, which several kernels feed."""
         failures: list[BaseException] = []
@@ -173,8 +182,10 @@ class ThreadExecutor:
                 total += 1
                 if error is None:
                     on_result(item, result)
-                elif isinstance(error, InputError) or not isinstance(error, Exception):
+                elif isinstance(error, (InputError, WriteError)) or not isinstance(error, Exception):
                     raise error
+                elif on_failure is not None:
+                    on_failure(item, error)
                 else:
                     failures.append(error)  # one bad chunk must not lose the others
         _raise_if_failed(stage, failures, total)
@@ -184,7 +195,7 @@ class ThreadExecutor:
     ) -> Generator[tuple[Item, Any, BaseException | None]]:
         for item in items:
             try:
-                result, error = kernel(job, item), None
+                result, error = attempt(kernel, job, item, self._stops.wait), None
             except Exception as raised:  # noqa: BLE001  (the caller tells them apart)
                 result, error = None, raised
             yield item, result, error
@@ -201,7 +212,7 @@ class ThreadExecutor:
         try:
             while True:
                 for item in islice(waiting, 2 * threads - len(under_way)):
-                    future = pool.submit(kernel, job, item)
+                    future = pool.submit(attempt, kernel, job, item, self._stops.wait)
                     under_way[future] = item
                     future.add_done_callback(done.put)
                 if not under_way:
@@ -210,7 +221,10 @@ class ThreadExecutor:
                 error = future.exception()
                 yield under_way.pop(future), None if error else future.result(), error
         finally:
+            if under_way:  # something interrupts
+                self._stops.set()
             wait([future for future in under_way if not future.cancel()])  # one that is cancelled is never done
+            self._stops.clear()
 
     def peak_worker_bytes(self) -> int:
         """See :meth:`Executor.peak_worker_bytes`."""
@@ -241,6 +255,7 @@ class DaskExecutor:
         *,
         waits: bool = False,  # noqa: ARG002 - a worker's threads are those that it was started with
         needs_gpu: bool = False,
+        on_failure: Callable[[Item, BaseException], None] | None = None,
     ) -> None:
         """See :meth:`Executor.run`."""
         from distributed import CancelledError
@@ -249,7 +264,7 @@ class DaskExecutor:
         if needs_gpu:
             self._require_gpu()
         try:
-            self._run(stage, kernel, job, items, on_result, {"GPU": 1} if needs_gpu else None)
+            self._run(stage, kernel, job, items, on_result, on_failure, {"GPU": 1} if needs_gpu else None)
         except (CancelledError, CommClosedError) as error:
             raise ChunkError(
                 f"lost the Dask scheduler in stage {stage} ({type(error).__name__}); the finished chunks are kept, "
@@ -270,6 +285,7 @@ class DaskExecutor:
         job: Any,
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
+        on_failure: Callable[[Item, BaseException], None] | None,
         resources: dict[str, int] | None,
     ) -> None:
         waiting = iter(items)
@@ -285,7 +301,7 @@ class DaskExecutor:
             for item in waiting:
                 key = f"{prefix}-{total}"
                 future = self._client.submit(
-                    kernel, job, item, key=key, pure=False, retries=_RETRIES, resources=resources
+                    attempt, kernel, job, item, key=key, pure=False, retries=_RETRIES, resources=resources
                 )
                 total += 1
                 in_flight[future] = item
@@ -298,10 +314,12 @@ class DaskExecutor:
             future = self._next(done, stage)
             item = in_flight.pop(future)
             error = future.exception() if future.status != "finished" else None
-            if isinstance(error, InputError):
+            if isinstance(error, (InputError, WriteError)):
                 self._client.cancel(list(in_flight))
                 raise error
-            if error is not None:
+            if error is not None and on_failure is not None:
+                on_failure(item, error)
+            elif error is not None:
                 failures.append(error)
             else:
                 on_result(item, future.result())
@@ -347,8 +365,8 @@ def _raise_if_failed(stage: str, failures: Sequence[BaseException], total: int) 
     if failures:
         first = failures[0]
         raise ChunkError(
-            f"{len(failures)} of {total} chunks failed in stage {stage}, the first with {type(first).__name__}: "
-            f"{first}; the others are kept, run the same command again to resume"
+            f"{len(failures)} of {total} chunks failed in stage {stage}, the first with {reason_of(first)}; "
+            "the others are kept, run the same command again to resume"
         ) from first
 
 

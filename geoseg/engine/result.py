@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from geoseg.atomic import local_copies
@@ -13,7 +13,67 @@ from geoseg.remote import Place
 if TYPE_CHECKING:
     import geopandas
 
-__all__ = ["LayerSummary", "PassSummary", "Result", "StageTime"]
+__all__ = ["FAILED", "ChunkCount", "FailedWindow", "LayerSummary", "PassSummary", "Result", "StageTime"]
+
+FAILED = "failed.geojson"
+"""File that shows where windows failed; there is none when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkCount:
+    """The chunks of a stage.
+
+    Attributes:
+        total: all that there are.
+        reused: those that an earlier run had finished.
+        failed: those that are still not done.
+    """
+
+    total: int
+    reused: int
+    failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """Those that this run finished."""
+        return self.total - self.reused - self.failed
+
+    def __add__(self, other: ChunkCount) -> ChunkCount:
+        return ChunkCount(self.total + other.total, self.reused + other.reused, self.failed + other.failed)
+
+    def to_json(self) -> dict[str, int]:
+        """Plain JSON values, with what this run finished."""
+        return {"total": self.total, "reused": self.reused, "done": self.done, "failed": self.failed}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, int]) -> ChunkCount:
+        """Reads what :meth:`to_json` gave."""
+        return cls(record["total"], record["reused"], record["failed"])
+
+
+@dataclass(frozen=True, slots=True)
+class FailedWindow:
+    """A chunk that one pass could not predict: its pixels are nodata, and in no layer.
+
+    Attributes:
+        stage: in which it failed.
+        model: of the pass.
+        window: (col_off, row_off, width, height), pixels of the pass's mask.
+        bounds: (west, south, east, north) in degrees; ``None`` where it lies off the earth.
+        reason: in one line.
+    """
+
+    stage: str
+    model: str
+    window: tuple[int, int, int, int]
+    bounds: tuple[float, float, float, float] | None
+    reason: str
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FailedWindow:
+        """Reads what ``asdict`` gave."""
+        bounds = record["bounds"]
+        return cls(**{**record, "window": tuple(record["window"]), "bounds": bounds and tuple(bounds)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +108,7 @@ class PassSummary:
         lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
         valid_pixels: of its mask.
         mask: file name of its mask.
+        chunks: of its stages, by their names.
     """
 
     model: str
@@ -62,6 +123,17 @@ class PassSummary:
     lattice: Mapping[str, int]
     valid_pixels: int
     mask: str
+    chunks: Mapping[str, ChunkCount] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"chunks": {stage: count.to_json() for stage, count in self.chunks.items()}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PassSummary:
+        """Reads what :meth:`to_json` gave."""
+        chunks = {stage: ChunkCount.from_json(count) for stage, count in record.get("chunks", {}).items()}
+        return cls(**{**record, "classes": tuple(record["classes"]), "chunks": chunks})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +144,23 @@ class StageTime:
         name: of the stage.
         seconds: wall time, of all passes.
         pixels: that it went over in this run, 0 where pixels are not its measure.
+        chunks: of all passes (what passes read together counts once); ``None`` where it does not go by chunks.
     """
 
     name: str
     seconds: float
     pixels: int
+    chunks: ChunkCount | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"chunks": self.chunks and self.chunks.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> StageTime:
+        """Reads what :meth:`to_json` gave."""
+        chunks = record.get("chunks")
+        return cls(**{**record, "chunks": chunks and ChunkCount.from_json(chunks)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +174,7 @@ class Result:
         stages: in order.
         files: written, relative to the directory.
         executor: who did it.
+        failed: windows that are missing; the same command again tries them again.
     """
 
     directory: Place
@@ -98,6 +183,7 @@ class Result:
     stages: tuple[StageTime, ...]
     files: tuple[str, ...]
     executor: str
+    failed: tuple[FailedWindow, ...] = ()
 
     def layer(self, name: str) -> geopandas.GeoDataFrame:
         """Reads a layer back: from GeoParquet in the scene's CRS, else from GeoJSON in lon/lat.
@@ -117,11 +203,12 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; :meth:`from_json` is the way back."""
         return {
-            "passes": [asdict(part) for part in self.passes],
+            "passes": [part.to_json() for part in self.passes],
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
-            "stages": [asdict(stage) for stage in self.stages],
+            "stages": [stage.to_json() for stage in self.stages],
             "files": list(self.files),
             "executor": self.executor,
+            "failed": [asdict(window) for window in self.failed],
         }
 
     @classmethod
@@ -129,11 +216,10 @@ class Result:
         """Reads what :meth:`to_json` gave."""
         return cls(
             directory=directory,
-            passes=tuple(
-                PassSummary(**part | {"classes": tuple(part["classes"])}) for part in record.get("passes", ())
-            ),
+            passes=tuple(PassSummary.from_json(part) for part in record.get("passes", ())),
             layers={name: LayerSummary(**layer) for name, layer in record["layers"].items()},
-            stages=tuple(StageTime(**stage) for stage in record["stages"]),
+            stages=tuple(StageTime.from_json(stage) for stage in record["stages"]),
             files=tuple(record["files"]),
             executor=record["executor"],
+            failed=tuple(FailedWindow.from_json(window) for window in record.get("failed", ())),
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
 from geoseg.engine.executor import Executor
-from geoseg.engine.result import LayerSummary
+from geoseg.engine.result import ChunkCount, LayerSummary
 from geoseg.engine.store import Store
 from geoseg.engine.watch import Watch
 from geoseg.errors import InputError
@@ -147,7 +147,7 @@ def _clean(half: VectorHalf, executor: Executor) -> VectorHalf:
         return replace(cleaning, array=array)
 
     if width_px > 1:
-        with half.watch.stage("open", lattice.window.area) as advance:
+        with half.watch.stage("open", lattice.window.area, ChunkCount(len(chunks), 0)) as advance:
             opening = rewriting("opened")
             executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))
             cleaning = replace(cleaning, source=opening.cleaned)
@@ -206,7 +206,8 @@ def _label(half: VectorHalf, executor: Executor) -> tuple[Merge, int]:
     """Labels all chunks and merges their faces; also counts the pixels with data."""
     job, lattice = half.job, half.lattice
     found = {}
-    with half.watch.stage("label", lattice.window.area) as advance:
+    rows, cols = lattice.chunk_shape
+    with half.watch.stage("label", lattice.window.area, ChunkCount(rows * cols, 0)) as advance:
 
         def keep(chunk: Chunk, result: tuple[Any, int]) -> None:
             found[chunk.key] = result
@@ -220,7 +221,9 @@ def _label(half: VectorHalf, executor: Executor) -> tuple[Merge, int]:
 def _trace(half: VectorHalf, merge: Merge, executor: Executor) -> None:
     traced = half.job.store.traced(half.lattice.chunks())
     chunks = [chunk for chunk in half.lattice.chunks() if chunk not in traced]
-    with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks)) as advance:
+    rows, cols = half.lattice.chunk_shape
+    count = ChunkCount(rows * cols, rows * cols - len(chunks))
+    with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks), count) as advance:
         items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
         executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))
 

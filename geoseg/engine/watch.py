@@ -1,13 +1,14 @@
-"""Times the stages of a run (floor 4)."""
+"""Times the stages of a run, and counts their chunks (floor 4)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from geoseg.engine.progress import Advance, Progress
-from geoseg.engine.result import StageTime
+from geoseg.engine.result import ChunkCount, StageTime
 
 __all__ = ["Watch"]
 
@@ -19,12 +20,16 @@ class Watch:
         progress: sees them.
         of: the passes, in words; empty where there is one.
         times: of the stages so far.
+
+    Attributes:
+        chunks: of the stages that this very watch has seen, by their names.
     """
 
     def __init__(self, progress: Progress, of: str = "", times: dict[str, StageTime] | None = None) -> None:
         self._progress = progress
         self._of = of
         self._times: dict[str, StageTime] = {} if times is None else times
+        self.chunks: dict[str, ChunkCount] = {}
 
     @property
     def stages(self) -> tuple[StageTime, ...]:
@@ -36,11 +41,24 @@ class Watch:
         return Watch(self._progress, passes, self._times)
 
     @contextmanager
-    def stage(self, name: str, pixels: int = 0) -> Iterator[Advance]:
-        """A stage begins; it will go over so many pixels (0: unknown) and ends with the context."""
+    def stage(self, name: str, pixels: int = 0, chunks: ChunkCount | None = None) -> Iterator[Advance]:
+        """A stage begins, see :meth:`Progress.stage`; ``pixels`` are those that are left to do."""
         start = time.perf_counter()
-        with self._progress.stage(f"{name} {self._of}".rstrip(), pixels) as advance:
-            yield advance
+        shown, failures = f"{name} {self._of}".rstrip(), 0
+        if chunks is not None and chunks.reused:
+            self._progress.note(f"{shown}: {chunks.reused:,} of {chunks.total:,} chunks were done before")
+        with self._progress.stage(shown, pixels, chunks) as advance:
+
+            def count(pixels: int, *, failed: bool = False) -> None:
+                nonlocal failures
+                failures += failed
+                advance(pixels, failed=failed)
+
+            yield count
         before = self._times.get(name, StageTime(name, 0.0, 0))
         seconds = before.seconds + time.perf_counter() - start
-        self._times[name] = StageTime(name, round(seconds, 3), before.pixels + pixels)
+        found = before.chunks
+        if chunks is not None:
+            self.chunks[name] = replace(chunks, failed=failures)
+            found = self.chunks[name] if found is None else found + self.chunks[name]
+        self._times[name] = StageTime(name, round(seconds, 3), before.pixels + pixels, found)

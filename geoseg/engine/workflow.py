@@ -4,7 +4,8 @@
 
     predict -> clean -> label -> trace -> join -> export
 
-``run`` goes through all of them, ``vectorize`` from *clean* on. Each model of a run is a *pass* with a mask of its own:
+``run`` goes through all of them, ``vectorize`` from *clean* on. Chunks that cannot be predicted are left out: the rest
+goes on without them, and they are told in the end. Each model of a run is a *pass* with a mask of its own:
 passes that are shown the same pixels predict together, from one read of each tile; then every mask goes through the
 vector half alone, and the layers of all are written side by side. Only coordinates, face labels and borders move
 between this process and the workers; arrays and polygons pass through the store.
@@ -26,13 +27,15 @@ from geoseg.codes import NODATA
 from geoseg.engine import prediction
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
+from geoseg.engine.failures import blank, failed_windows, write_failed
+from geoseg.engine.faults import keeping
 from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Progress, Silent
-from geoseg.engine.result import PassSummary, Result
+from geoseg.engine.result import FAILED, ChunkCount, FailedWindow, PassSummary, Result
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.engine.watch import Watch
-from geoseg.errors import SceneError, SettingsError
-from geoseg.lattice import Lattice
+from geoseg.errors import ChunkError, SceneError, SettingsError
+from geoseg.lattice import Chunk, Lattice
 from geoseg.models.runtimes import packages_of
 from geoseg.remote import Place, Where, place_of
 from geoseg.scene import Scene
@@ -77,9 +80,15 @@ def run(
         overwrite: replace what an earlier run left there.
         progress: sees the run go by; silent by default.
 
+    A chunk that cannot be predicted (a damaged block, a source that is away for longer than some seconds) is nodata in
+    the mask and in no layer; all others are finished and written, and then there is a ``ChunkError``. ``run.json`` and
+    ``failed.geojson`` tell which windows these are and why. The same call again predicts only them; once all succeed,
+    every file is what it would have been without the failure, and ``failed.geojson`` is gone.
+
     Raises:
         InputError: bad input or usage; nothing was written.
-        ChunkError: some chunks failed; the rest is kept, run again to resume.
+        ChunkError: some chunks failed; the rest is kept, run again to do them.
+        WriteError: a disk is full, or may not be written; what was finished is kept, run again to resume.
     """
     settings, execution, progress = settings or RunSettings(), execution or Execution(), progress or Silent()
     plan = make_plan(str(scene), settings, execution)
@@ -98,14 +107,21 @@ def run(
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             _warn_of_compilation(progress)
-            with _preparing_the_rest():
-                for together in plan.reads:
-                    _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
-            halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
+            with keeping(output.path):
+                with _preparing_the_rest():
+                    chunks, failed = _predict_all(plan, stores, executor, watch)
+                if failed:
+                    _go_on_without(output, failed, watch)
+                halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
+                if failed:
+                    files.append(write_failed(output.path, plan.passes, failed))
             worker_bytes = executor.peak_worker_bytes()
         result = Result(
             directory=output.path,
-            passes=tuple(_summary_of_pass(plan, part, half) for part, half in zip(plan.passes, halves, strict=True)),
+            passes=tuple(
+                _summary_of_pass(plan, part, half, chunks[part.name])
+                for part, half in zip(plan.passes, halves, strict=True)
+            ),
             layers={
                 name: layer
                 for found, half in zip(layers, halves, strict=True)
@@ -114,9 +130,13 @@ def run(
             stages=watch.stages,
             files=tuple(path.name for path in files),
             executor=executor.name,
+            failed=tuple(failed),
         )
         packages = [name for part in plan.passes for name in packages_of(part.runtime)]
-        output.finish(result, _facts(asdict(settings), plan.execution, worker_bytes, packages))
+        with keeping(output.path):
+            output.finish(result, _facts(asdict(settings), plan.execution, worker_bytes, packages))
+    if failed:
+        raise _incomplete(output.path, failed, watch)
     return result
 
 
@@ -144,6 +164,7 @@ def vectorize(
     Raises:
         InputError: bad input or usage; nothing was written.
         ChunkError: some chunks failed; the rest is kept, run again to resume.
+        WriteError: a disk is full, or may not be written; what was finished is kept, run again to resume.
     """
     from geoseg.engine import kernels
     from geoseg.engine.vector_half import open_half
@@ -182,12 +203,14 @@ def vectorize(
             if not output.resumes:  # refuses what is no mask, before anything is written
                 executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
-            half = half.clean_label_trace(executor)
+            with keeping(output.path):
+                half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
-        rows = half.join()
-        with watch.stage("export"), local_copies(rows) as copies:
-            layers = read_layers(copies, classes, crs=scene.crs, datetime=scene.datetime, model=None)
-            files = write_layers(output.path, layers, settings.formats)
+        with keeping(output.path):
+            rows = half.join()
+            with watch.stage("export"), local_copies(rows) as copies:
+                layers = read_layers(copies, classes, crs=scene.crs, datetime=scene.datetime, model=None)
+                files = write_layers(output.path, layers, settings.formats)
         result = Result(
             directory=output.path,
             passes=(),
@@ -197,7 +220,8 @@ def vectorize(
             executor=executor.name,
         )
         facts = _facts(asdict(settings), replace(execution, chunk=chunk), worker_bytes)
-        output.finish(result, facts | {"lattice": asdict(lattice), "valid_pixels": half.valid_pixels})
+        with keeping(output.path):
+            output.finish(result, facts | {"lattice": asdict(lattice), "valid_pixels": half.valid_pixels})
     return result
 
 
@@ -285,21 +309,87 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
     )
 
 
-def _predict(job: prediction.PredictJob, executor: Executor, watch: Watch) -> None:
-    done = [share.store.predicted(job.lattice.chunks()) for share in job.shares]
-    pixels = {chunk: chunk.window.area * sum(chunk not in by for by in done) for chunk in job.lattice.chunks()}
-    chunks = [chunk for chunk in pixels if pixels[chunk]]
-    with watch.stage("predict", sum(pixels.values())) as advance:
+def _predict_all(
+    plan: Plan, stores: Mapping[str, Store], executor: Executor, watch: Watch
+) -> tuple[dict[str, ChunkCount], list[FailedWindow]]:
+    """Predicts what is missing; returns the chunks of each pass, and the windows that are missing still."""
+    counts: dict[str, ChunkCount] = {}
+    failed: list[FailedWindow] = []
+    for together in plan.reads:
+        job = _predict_job(plan, together, stores)
+        done = [share.store.predicted(job.lattice.chunks()) for share in job.shares]
+        lacking = {
+            chunk: [share for share, there in zip(job.shares, done, strict=True) if chunk not in there]
+            for chunk in job.lattice.chunks()
+        }
+        for share in job.shares:
+            if any(share in shares for shares in lacking.values()):
+                share.store.drop_intermediates()  # of a mask with windows that were missing
+                share.store.make_folders()
+        failures = _predict(job, lacking, executor, _watch_of(plan, together, watch))
+        for part, share in zip(together, job.shares, strict=True):
+            todo = [chunk for chunk, shares in lacking.items() if share in shares]
+            own = {chunk: error for chunk, error in failures.items() if not share.store.is_predicted(chunk)}
+            blank(share.store, own)
+            failed += failed_windows(part, own)
+            counts[part.name] = ChunkCount(len(lacking), len(lacking) - len(todo), len(own))
+    return counts, failed
+
+
+def _predict(
+    job: prediction.PredictJob,
+    lacking: Mapping[Chunk, Sequence[prediction.PredictShare]],
+    executor: Executor,
+    watch: Watch,
+) -> dict[Chunk, BaseException]:
+    """Predicts the chunks that shares lack; returns those that failed, and with what."""
+    pixels = {chunk: chunk.window.area * len(shares) for chunk, shares in lacking.items() if shares}
+    failures: dict[Chunk, BaseException] = {}
+    count = ChunkCount(len(lacking), len(lacking) - len(pixels))
+    with watch.stage("predict", sum(pixels.values()), count) as advance:
+
+        def fail(chunk: Chunk, error: BaseException) -> None:
+            failures[chunk] = error
+            advance(pixels[chunk], failed=True)
+
         executor.run(
             "predict",
             prediction.predict,
             job,
-            chunks,
+            list(pixels),
             lambda chunk, _: advance(pixels[chunk]),
             waits=True,
             needs_gpu=job.device == "cuda",
+            on_failure=fail,
         )
     prediction.forget_networks()
+    return failures
+
+
+def _go_on_without(output: RunDirectory, failed: Sequence[FailedWindow], watch: Watch) -> None:
+    """Stops a run that has nothing to make layers of, or none but those that are there.
+
+    Raises:
+        ChunkError: so it is.
+    """
+    predicted = watch.stages[0].chunks
+    if predicted is not None and predicted.failed == predicted.total:
+        raise ChunkError(
+            f"all {predicted.total:,} chunks failed in stage predict, the first with: {failed[0].reason}; no layers "
+            "were written, run the same command again to try again"
+        )
+    if output.lacks_only(failed):
+        raise _incomplete(output.path, failed, watch)
+
+
+def _incomplete(directory: Place, failed: Sequence[FailedWindow], watch: Watch) -> ChunkError:
+    """What a run ends with whose layers lack some windows."""
+    predicted = watch.stages[0].chunks or ChunkCount(len(failed), 0, len(failed))
+    return ChunkError(
+        f"{predicted.failed:,} of {predicted.total:,} chunks failed in stage predict, the first with: "
+        f"{failed[0].reason}; the layers lack these windows, which {directory / FAILED} shows; run the same command "
+        "again to predict just those"
+    )
 
 
 def _make_layers(
@@ -335,7 +425,7 @@ def _make_layers(
             return halves, layers, write_layers(directory, named, plan.settings.vector.formats) + rasters()
 
 
-def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf) -> PassSummary:
+def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf, predicted: ChunkCount) -> PassSummary:
     return PassSummary(
         model=part.name,
         version=part.card.version,
@@ -349,6 +439,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf) -> PassSummary:
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
         mask=plan.raster_name(part),
+        chunks=half.watch.chunks | {"predict": predicted},
     )
 
 

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -144,6 +145,20 @@ def _write_with_gdal(path: Place, layers: Mapping[str, Layer], *, driver: str) -
                 )
             except (DataSourceError, DataLayerError, FeatureError) as error:
                 raise OutputError(f"cannot write {path}: {error}") from error
+            _require_whole(inside, name, len(layer), path)
+
+
+def _require_whole(inside: Path, name: str, features: int, path: Place) -> None:
+    """Read a layer once more: GDAL does not tell when a disk is full as it writes the last bytes, or the index."""
+    try:
+        with pyogrio.open_arrow(inside, layer=name, columns=[], batch_size=BATCH_ROWS, use_pyarrow=True) as (_, reader):
+            found = sum(len(batch) for batch in reader)
+        indexed = pyogrio.read_info(inside, layer=name)["capabilities"]["fast_spatial_filter"]
+    except (OSError, DataSourceError, DataLayerError, FeatureError) as error:
+        raise OutputError(f"cannot write {path}: not all of it is on the disk ({error})") from error
+    if found != features or (features and not indexed):
+        lost = OSError(f"{found} of {features} features, {'with' if indexed else 'without'} an index")
+        raise OutputError(f"cannot write {path}: not all of it is on the disk ({lost})") from lost
 
 
 def write_geoparquet(path: Where, layer: Layer) -> None:

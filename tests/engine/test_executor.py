@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -8,7 +9,7 @@ import pytest
 
 from geoseg.engine import executor as rooms
 from geoseg.engine.executor import open_executor
-from geoseg.errors import ChunkError, SceneError, SettingsError
+from geoseg.errors import ChunkError, SceneError, SettingsError, WriteError
 from geoseg.settings import Execution
 
 
@@ -29,13 +30,16 @@ def make_kernels():
     def refuse(job, item):
         raise SceneError("the file has changed")
 
+    def fill(job, item):
+        raise OSError(errno.ENOSPC, "no space")
+
     def die(job, item):
         os._exit(1)
 
-    return square, process, fail_on_three, refuse, die
+    return square, process, fail_on_three, refuse, fill, die
 
 
-square, process, fail_on_three, refuse, die = make_kernels()
+square, process, fail_on_three, refuse, fill, die = make_kernels()
 
 
 WAYS = {"serial": Execution(threads=1), "threads": Execution(threads=3), "dask": Execution(workers=2)}
@@ -62,6 +66,27 @@ def test_a_failure_keeps_the_rest(executor):
     with pytest.raises(ChunkError, match=r"1 of 6 chunks failed in stage work.*OSError: no space left.*again"):
         executor.run("work", fail_on_three, {}, range(6), lambda item, _: found.append(item))
     assert sorted(found) == [0, 1, 2, 4, 5]
+
+
+def test_failures_are_told_and_nothing_is_raised(executor):
+    found, told = [], []
+    executor.run(
+        "work",
+        fail_on_three,
+        {},
+        range(6),
+        lambda item, _: found.append(item),
+        on_failure=lambda item, error: told.append((item, str(error))),
+    )
+    assert sorted(found) == [0, 1, 2, 4, 5]
+    assert told == [(3, "no space left")]
+
+
+def test_a_full_disk_ends_it_at_once(executor):
+    told = []
+    with pytest.raises(WriteError, match="No space left on device"):
+        executor.run("write", fill, {}, range(40), lambda *_: None, on_failure=lambda *failure: told.append(failure))
+    assert not told
 
 
 def test_bad_input_ends_it_at_once(executor):
