@@ -7,6 +7,7 @@
         manifest.json        its identity and its chunks; without it the rest is nothing
         lock                 held by the process that writes
         masks/town/          the working state of each mask, see :mod:`geoseg.engine.store`
+        logs/                what each Dask worker did, see :mod:`geoseg.engine.calls`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
@@ -24,11 +26,12 @@ from geoseg.engine.store import Store
 from geoseg.errors import OutputError
 from geoseg.lattice import Lattice
 
-__all__ = ["RECORD", "RunDirectory", "read_record"]
+__all__ = ["RECORD", "RunDirectory", "read_record", "read_token"]
 
 RECORD = "run.json"
 _STORE = ".geoseg"
 _LOCK = "lock"
+_MANIFEST = "manifest.json"
 _FORMAT = 2
 
 
@@ -49,6 +52,15 @@ def read_record(directory: Path) -> dict[str, Any] | None:
             f"{path} is not the record of a geoseg run ({error}); give another -o, or --overwrite"
         ) from None
     return record
+
+
+def read_token(directory: Path) -> str | None:
+    """What tells this run's directory from every other; ``None`` where there is no run."""
+    try:
+        manifest = json.loads((directory / _STORE / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(manifest.get("token"))
 
 
 class RunDirectory:
@@ -94,7 +106,7 @@ class RunDirectory:
 
     @property
     def _manifest_path(self) -> Path:
-        return self._root / "manifest.json"
+        return self._root / _MANIFEST
 
     def _read_manifest(self) -> dict[str, Any] | None:
         """What the run is that the directory holds, or ``None`` where there is none."""
@@ -136,6 +148,19 @@ class RunDirectory:
         """Whether a run of the same settings was begun here before."""
         return self._manifest is not None
 
+    @property
+    def token(self) -> str:
+        """Another for every directory; a worker that reads the same one under this path writes to the same place.
+
+        There once the stores are open.
+        """
+        return read_token(self.path) or ""
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the workers' logs."""
+        return self._root / "logs"
+
     def chunks(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Side of each mask's chunks: those of the run which is continued, else those wanted."""
         return dict(wanted) if self._manifest is None else dict(self._manifest["chunks"])
@@ -165,7 +190,7 @@ class RunDirectory:
                 for mask, lattice in lattices.items():
                     stores[mask].create(chunk=lattice.chunk, shape=(lattice.height, lattice.width), arrays=arrays)
                 chunks = {mask: lattice.chunk for mask, lattice in lattices.items()}
-                manifest = {"format": _FORMAT, "identity": self._identity, "chunks": chunks}
+                manifest = {"format": _FORMAT, "token": uuid.uuid4().hex, "identity": self._identity, "chunks": chunks}
                 _write_json(self._manifest_path, manifest)  # last: from now on this is a run
             elif self._read_manifest() != self._manifest:
                 raise OutputError(f"{self.path} was changed by another run just now; look at it and run again")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.codes import NODATA
 from geoseg.engine import prediction
+from geoseg.engine.admission import Terms
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.plan import Pass, Plan, make_plan
@@ -94,6 +95,7 @@ def run(
         watch = Watch(progress)
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
+            executor.admit(_terms(output, plan.passes), output.logs)
             with _preparing_the_rest():
                 for together in plan.reads:
                     _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
@@ -177,6 +179,7 @@ def vectorize(
             if not output.resumes:  # refuses what is no mask, before anything is written
                 executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
+            executor.admit(_terms(output), output.logs)
             half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
         rows = half.join()
@@ -234,10 +237,21 @@ def _watch_of(plan: Plan, passes: Sequence[Pass], watch: Watch) -> Watch:
 
 @contextmanager
 def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[Executor]:
-    with open_executor(execution, gpus=gpus) as executor:
+    with open_executor(execution, gpus=gpus, note=progress.note) as executor:
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
         yield executor
+
+
+def _terms(output: RunDirectory, passes: Sequence[Pass] = ()) -> Terms:
+    """What all workers must have."""
+    packages = dict.fromkeys(name for part in passes for name in packages_of(part.runtime))
+    return Terms(
+        directory=output.path,
+        token=output.token,
+        models=tuple((part.card.path, part.card.digest) for part in passes),
+        packages=tuple((name, importlib.metadata.version(name)) for name in packages),
+    )
 
 
 def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> prediction.PredictJob:
