@@ -209,7 +209,16 @@ _execution_options = _options(
         help="Tasks at once in this process. [default: what fits the machine and the scene]",
     ),
     click.option("--workers", type=int, metavar="N", help="Processes of a local Dask cluster, in place of threads."),
-    click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, e.g. tcp://host:8786."),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS|FILE",
+        help="A running Dask scheduler: tcp://host:8786, tls://host:8786, or the file that it wrote.",
+    ),
+    click.option(
+        "--cluster",
+        metavar="FILE",
+        help="YAML that names a Dask cluster to start (cuda, slurm, pbs, kubernetes, gateway) or to join.",
+    ),
 )
 _vector_options = _options(
     click.option(
@@ -666,7 +675,7 @@ def _run_settings(options: dict[str, Any]) -> RunSettings:
 
 
 def _execution(options: dict[str, Any]) -> Execution:
-    return Execution(**{name: options[name] for name in ("chunk", "threads", "workers", "scheduler")})
+    return Execution(**{name: options[name] for name in ("chunk", "threads", "workers", "scheduler", "cluster")})
 
 
 def _progress(*, quiet: bool) -> Any:

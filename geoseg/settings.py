@@ -237,13 +237,15 @@ class Execution:
         chunk: side of a chunk, pixels; ``None`` fits the scene and the workers.
         threads: of this process, each of which does one task at a time; ``None`` fits the machine and the scene.
         workers: processes of a local Dask cluster, in place of threads.
-        scheduler: address of a running Dask scheduler.
+        scheduler: address of a running Dask scheduler, or the path of the file that it wrote.
+        cluster: path of a file that says which Dask cluster to start or to join, see ``geoseg.engine.cluster``.
     """
 
     chunk: int | None = None
     threads: int | None = None
     workers: int | None = None
     scheduler: str | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
@@ -252,8 +254,8 @@ class Execution:
             raise SettingsError(f"--threads is {self.threads}: give a number >= 1")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"--workers is {self.workers}: give a number of processes >= 1")
-        if sum(who is not None for who in (self.threads, self.workers, self.scheduler)) > 1:
-            raise SettingsError("--threads, --workers and --scheduler exclude each other: give one of them")
+        if sum(who is not None for who in (self.threads, self.workers, self.scheduler, self.cluster)) > 1:
+            raise SettingsError("--threads, --workers, --scheduler and --cluster exclude each other: give one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

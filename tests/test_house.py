@@ -39,8 +39,8 @@ FLOORS = {
     "__main__": 6,
 }
 ROOMS_OF = {
-    "dask": {"engine/executor.py", "engine/cluster.py"},
-    "distributed": {"engine/executor.py", "engine/cluster.py"},
+    "dask": {"engine/cluster.py"},
+    "distributed": {"engine/admission.py", "engine/cluster.py", "engine/dask_executor.py"},
     "rasterio": {"scene.py", "export/cog.py"},
     "fsspec": {"remote.py", "engine/arrays.py"},
     "zarr": {"engine/arrays.py"},

@@ -1,84 +1,334 @@
-"""Starts or joins a Dask cluster (floor 4). With ``executor.py`` the only Dask imports."""
+"""Starts or joins a Dask cluster (floor 4).
+
+``--workers N`` starts processes on this machine, which listen on the loopback interface alone. ``--scheduler`` joins a
+scheduler that runs. ``--cluster FILE`` reads a YAML file that does either::
+
+    cluster: slurm          # or pbs, kubernetes, gateway, cuda: what to start ...
+    workers: 8              # ... with so many workers (cuda: one for each GPU, unless told), or
+    adapt: {minimum: 0, maximum: 40}
+    options:                # of the class: see ``KINDS``
+      cores: 4
+      memory: 16GB
+    patience: 3600          # seconds that the run waits while there is no worker
+
+    scheduler: tls://head.example.org:8786      # ... or what to join
+    tls: {ca_file: ca.pem, cert: cert.pem, key: key.pem}
+
+Paths in the file are relative to it. Dask's own configuration holds wherever the file says nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from geoseg.engine.executor import FEEDERS
 from geoseg.errors import SettingsError
 from geoseg.machine import memory_bytes
+from geoseg.settings import Execution
 
-__all__ = ["connect"]
+__all__ = ["KINDS", "Cluster", "connect"]
 
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 120.0
+_CONNECT_TIMEOUT_S = 15
+_PATIENCE_S = 30.0
+_LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
+_TLS = ("ca_file", "cert", "key")
+_LOOPBACK = "127.0.0.1"
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "cluster": str,
+    "scheduler": str,
+    "workers": int,
+    "adapt": dict,
+    "options": dict,
+    "tls": dict,
+    "patience": (int, float),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of cluster: the class, and the extra of geoseg that installs its package."""
+
+    module: str
+    name: str
+    extra: str
+
+
+KINDS = {
+    "cuda": _Kind("dask_cuda", "LocalCUDACluster", "cuda"),
+    "slurm": _Kind("dask_jobqueue", "SLURMCluster", "jobqueue"),
+    "pbs": _Kind("dask_jobqueue", "PBSCluster", "jobqueue"),
+    "kubernetes": _Kind("dask_kubernetes.operator", "KubeCluster", "kubernetes"),
+    "gateway": _Kind("dask_gateway", "GatewayCluster", "gateway"),
+}
+"""The clusters that a file can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster to which this process is connected.
+
+    Attributes:
+        client: Dask's.
+        patience_s: how long a run waits while there is no worker.
+    """
+
+    client: Any
+    patience_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """What a cluster's file says."""
+
+    path: Path
+    cluster: str | None = None
+    scheduler: str | None = None
+    workers: int | None = None
+    adapt: Mapping[str, int] | None = None
+    options: Mapping[str, Any] | None = None
+    tls: Mapping[str, str] | None = None
+    patience: float = _LONG_PATIENCE_S
 
 
 @contextmanager
-def connect(*, workers: int | None, scheduler: str | None, gpus: int) -> Iterator[Any]:
-    """A Dask client of a running scheduler, or of a local cluster that lives as long as the client.
+def connect(execution: Execution, *, gpus: int, note: Callable[[str], None]) -> Iterator[Cluster]:
+    """A running scheduler, or a cluster that lives as long as the context.
 
     Args:
-        workers: processes of the local cluster.
-        scheduler: address of a running scheduler, e.g. ``tcp://10.0.0.1:8786``; it is left running.
+        execution: has workers, a scheduler or a cluster.
         gpus: how many local workers hold one GPU each (Dask resource ``GPU``).
+        note: sees what is waited for.
 
     Raises:
-        SettingsError: no scheduler answers at the address.
+        SettingsError: no scheduler answers, no worker comes, or the cluster's file cannot be followed.
     """
-    from distributed import Client
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if execution.cluster is not None:
+        file = _read_file(Path(execution.cluster))
+        if file.cluster is not None:
+            with _started(file, note) as cluster:
+                yield cluster
+            return
+        with _joined(_address(file.scheduler or ""), _security(file)) as client:
+            yield Cluster(client, file.patience)
+    elif execution.scheduler is not None:
+        with _joined(_address(execution.scheduler), None) as client:
+            yield Cluster(client, _PATIENCE_S)
+    else:
+        with _local(max(execution.workers or 1, gpus), gpus) as client:
+            yield Cluster(client, _PATIENCE_S)
+
+
+def _read_file(path: Path) -> _File:
+    """Reads a cluster's file.
+
+    Raises:
+        SettingsError: it is not there, is no YAML, or says what is not understood.
+    """
+    content = _read_yaml(path)
+    if not {"cluster", "scheduler"} & content.keys():
+        raise SettingsError(
+            f"--cluster {path} names no cluster; give cluster: {'|'.join(KINDS)}, or scheduler: tcp://host:8786"
+        )
+    for key, value in content.items():
+        if key not in _KEYS:
+            raise SettingsError(f"--cluster {path} has {key!r}, which is not known; use some of {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
+            raise SettingsError(f"--cluster {path}: {key} is {value!r}, which is of the wrong kind; see README")
+    file = _File(path=path, **content)
+    if file.cluster is not None and file.scheduler is not None:
+        raise SettingsError(f"--cluster {path} names a cluster to start and a scheduler to join; give one of them")
+    if file.cluster is not None and file.cluster not in KINDS:
+        raise SettingsError(f"--cluster {path}: cluster {file.cluster!r} is not known; use one of {', '.join(KINDS)}")
+    if file.scheduler is not None and {"workers", "adapt", "options"} & content.keys():
+        raise SettingsError(f"--cluster {path}: workers, adapt and options are of clusters to start; leave them out")
+    _check_numbers(file)
+    return file
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--cluster {path} cannot be read: {error.strerror}; give a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--cluster {path} is not YAML: {' '.join(str(error).split())}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _check_numbers(file: _File) -> None:
+    if file.workers is not None and (file.workers < 1 or file.adapt is not None):
+        raise SettingsError(
+            f"--cluster {file.path}: give a number of workers >= 1, or in its place adapt: {{minimum: 0, maximum: 8}}"
+        )
+    if file.adapt is not None and (
+        file.adapt.keys() != {"minimum", "maximum"} or not all(isinstance(count, int) for count in file.adapt.values())
+    ):
+        raise SettingsError(f"--cluster {file.path}: adapt is {dict(file.adapt)}; give {{minimum: 0, maximum: 8}}")
+    if file.patience < 0:
+        raise SettingsError(f"--cluster {file.path}: patience is {file.patience}; give a number of seconds >= 0")
+
+
+def _address(scheduler: str) -> str:
+    """A scheduler's address, as given or from the file that it wrote.
+
+    Raises:
+        SettingsError: neither.
+    """
     from distributed.comm.addressing import parse_host_port
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is not None:
+    path = Path(scheduler)
+    if "://" not in scheduler and path.is_file():
         try:
-            if "://" not in scheduler:
-                parse_host_port(scheduler)  # a client of a bad address fails late and noisily
-            client = Client(scheduler, timeout=15, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, KeyError, TypeError):
             raise SettingsError(
-                f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__}); "
-                "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
+                f"--scheduler {scheduler} is no scheduler's file; give what `dask scheduler --scheduler-file` wrote"
             ) from None
-        with client:
-            _require_geoseg(client, scheduler)
-            yield client
-        return
-    count = max(workers or 1, gpus)
-    with _local_cluster(count, gpus) as cluster, Client(cluster, set_as_default=False) as client:
+    if "://" not in scheduler:
         try:
-            client.wait_for_workers(count, timeout=_START_TIMEOUT_S)
+            parse_host_port(scheduler)  # a client of a bad address fails late and noisily
+        except ValueError:
+            raise SettingsError(
+                f"--scheduler {scheduler} is neither an address, e.g. tcp://host:8786, nor a file"
+            ) from None
+    return scheduler
+
+
+def _security(file: _File) -> Any:
+    """TLS as the file says, or ``None`` for Dask's own configuration.
+
+    Raises:
+        SettingsError: a file that is not there.
+    """
+    from distributed import Security
+
+    if file.tls is None:
+        return None
+    if sorted(file.tls) != sorted(_TLS):
+        raise SettingsError(
+            f"--cluster {file.path}: tls has {', '.join(file.tls) or 'nothing'}; give {', '.join(_TLS)}"
+        )
+    paths = {name: str(file.path.parent / value) for name, value in file.tls.items()}
+    for name, path in paths.items():
+        if not Path(path).is_file():
+            raise SettingsError(f"--cluster {file.path}: tls.{name} is {path}, which is no file")
+    roles = ("client", "scheduler", "worker")
+    ends = {f"tls_{role}_{what}": paths[what] for role in roles for what in ("cert", "key")}
+    return Security(tls_ca_file=paths["ca_file"], require_encryption=True, **ends)
+
+
+@contextmanager
+def _joined(scheduler: str, security: Any) -> Iterator[Any]:
+    """A client of a scheduler that is left running."""
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False, security=security)
+    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
+        hint = "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
+        if scheduler.startswith("tls://") and security is None:
+            hint += "; for TLS name the certificates in Dask's configuration, or with --cluster FILE"
+        raise SettingsError(
+            f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__}); {hint}"
+        ) from None
+    with client:
+        if not client.scheduler_info(n_workers=1)["workers"]:
+            raise SettingsError(
+                f"the Dask scheduler at {scheduler} has no workers; start some with `dask worker {scheduler}`"
+            )
+        yield client
+
+
+@contextmanager
+def _started(file: _File, note: Callable[[str], None]) -> Iterator[Cluster]:
+    """A client of the cluster that a file names."""
+    import dask
+    from distributed import Client
+
+    kind = KINDS[file.cluster or ""]
+    options = dict(file.options or {})
+    if file.tls is not None:
+        if kind.extra != "jobqueue":
+            raise SettingsError(
+                f"--cluster {file.path}: tls is for a scheduler, slurm and pbs; use the class's options"
+            )
+        options |= {"security": _security(file), "protocol": "tls://"}
+    if file.cluster == "cuda":
+        options = {"resources": {"GPU": 1}} | options
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_WORKER_CONFIG))
+        cluster = stack.enter_context(_build(kind, file, options))
+        if file.adapt is not None:
+            cluster.adapt(**file.adapt)
+        elif file.workers is not None and file.cluster != "cuda":
+            cluster.scale(file.workers)
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        note(f"waiting for workers of {kind.name}")
+        try:
+            client.wait_for_workers(1, timeout=file.patience)
         except TimeoutError:
             raise SettingsError(
-                f"{count} Dask workers did not start within {_START_TIMEOUT_S} s; give fewer --workers, or --threads"
+                f"--cluster {file.path}: no worker of {kind.name} came within {file.patience:g} s; look at its queue "
+                "and logs, or give a longer patience"
+            ) from None
+        yield Cluster(client, file.patience)
+
+
+def _build(kind: _Kind, file: _File, options: dict[str, Any]) -> Any:
+    """Starts a cluster without workers.
+
+    Raises:
+        SettingsError: the package is missing, or does not like the options.
+    """
+    try:
+        build = getattr(import_module(kind.module), kind.name)
+    except ImportError as error:
+        raise SettingsError(
+            f"--cluster {file.path}: {file.cluster} needs {kind.module.partition('.')[0].replace('_', '-')} ({error}); "
+            f"install geoseg's extra: pip install 'geoseg[{kind.extra}]'"
+        ) from None
+    if file.cluster == "cuda" and file.workers is not None:
+        options["n_workers"] = file.workers
+    try:
+        return build(**options)
+    except Exception as error:  # noqa: BLE001 - whatever a class of another package says of its options
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SettingsError(f"--cluster {file.path}: {kind.name} cannot be started with its options: {why}") from None
+
+
+@contextmanager
+def _local(workers: int, gpus: int) -> Iterator[Any]:
+    """A client of a scheduler in this process, and of workers in their own."""
+    from distributed import Client
+
+    with _local_cluster(workers, gpus) as cluster, Client(cluster, set_as_default=False) as client:
+        try:
+            client.wait_for_workers(workers, timeout=_START_TIMEOUT_S)
+        except TimeoutError:
+            raise SettingsError(
+                f"{workers} Dask workers did not start within {_START_TIMEOUT_S:g} s; give fewer --workers, or "
+                "--threads"
             ) from None
         yield client
 
 
-def _require_geoseg(client: Any, scheduler: str) -> None:
-    """Refuses workers without this geoseg: a kernel that cannot be imported kills the worker that receives it."""
-    here = version("geoseg")
-    try:
-        there = client.run(version, "geoseg")
-    except PackageNotFoundError:
-        raise SettingsError(f"a Dask worker at {scheduler} has no geoseg; install geoseg {here} there") from None
-    if not there:
-        raise SettingsError(
-            f"the Dask scheduler at {scheduler} has no workers; start some with `dask worker {scheduler}`"
-        )
-    other = sorted(set(there.values()) - {here})
-    if other:
-        raise SettingsError(f"Dask workers at {scheduler} have geoseg {', '.join(other)}; this is geoseg {here}")
-
-
 def _local_cluster(workers: int, gpus: int) -> Any:
-    """A scheduler in this process and one-threaded workers in their own.
+    """A scheduler in this process and workers in their own, one-threaded but those that feed a GPU.
 
     Workers are started by command (not by multiprocessing's spawn, which imports the caller's script again), so that
     a five-line script without a ``__main__`` guard works.
@@ -94,7 +344,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory,
-            dashboard_address=":0",
+            dashboard_address=f"{_LOOPBACK}:0",
             resources={"GPU": 1} if gpus else None,
             silence_logs=logging.ERROR,
         )
@@ -103,10 +353,12 @@ def _local_cluster(workers: int, gpus: int) -> Any:
     def worker(index: int) -> dict[str, Any]:
         holds_gpu = index < gpus
         options = {
-            "nthreads": 1,
+            "host": _LOOPBACK,
+            "dashboard_address": f"{_LOOPBACK}:0",
+            "nthreads": FEEDERS if holds_gpu else 1,
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
-            "silence_logs": logging.ERROR,
+            "silence_logs": logging.CRITICAL,
             "config": _WORKER_CONFIG,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
@@ -114,7 +366,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
 
     return SpecCluster(
         workers={index: worker(index) for index in range(workers)},
-        scheduler={"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}},
-        silence_logs=logging.ERROR,
+        scheduler={"cls": Scheduler, "options": {"dashboard_address": f"{_LOOPBACK}:0", "host": _LOOPBACK}},
+        silence_logs=logging.CRITICAL,
         name="geoseg",
     )

@@ -7,6 +7,7 @@
         manifest.json        its identity and its chunks; without it the rest is nothing
         lock                 held by the process that writes, see :mod:`geoseg.engine.lock`
         masks/town/          the working state of each mask, see :mod:`geoseg.engine.store`
+        logs/                what each Dask worker did, see :mod:`geoseg.engine.calls`
 
 DIR is a folder on a file system or in an object store.
 """
@@ -29,11 +30,12 @@ from geoseg.lattice import Lattice
 from geoseg.remote import Place, RemotePath
 from geoseg.settings import Execution
 
-__all__ = ["RECORD", "RunDirectory", "read_record"]
+__all__ = ["RECORD", "RunDirectory", "read_record", "read_token"]
 
 RECORD = "run.json"
 _STORE = ".geoseg"
 _LOCK = "lock"
+_MANIFEST = "manifest.json"
 _FORMAT = 2
 
 
@@ -54,6 +56,15 @@ def read_record(directory: Place) -> dict[str, Any] | None:
             f"{path} is not the record of a geoseg run ({error}); give another -o, or --overwrite"
         ) from None
     return record
+
+
+def read_token(directory: Place) -> str | None:
+    """What tells this run's directory from every other; ``None`` where there is no run."""
+    try:
+        manifest = json.loads((directory / _STORE / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(manifest.get("run", ""))
 
 
 class RunDirectory:
@@ -104,7 +115,7 @@ class RunDirectory:
 
     @property
     def _manifest_path(self) -> Place:
-        return self._root / "manifest.json"
+        return self._root / _MANIFEST
 
     def _read_manifest(self) -> dict[str, Any] | None:
         """What the run is that the directory holds, or ``None`` where there is none."""
@@ -155,6 +166,19 @@ class RunDirectory:
     def resumes(self) -> bool:
         """Whether a run of the same settings was begun here before."""
         return self._manifest is not None
+
+    @property
+    def token(self) -> str:
+        """Another for every run; a worker that reads the same one in this directory writes to the same place.
+
+        To be read there once the stores are open.
+        """
+        return self._run
+
+    @property
+    def logs(self) -> Path | None:
+        """Folder of the workers' logs; in an object store there is none, for nothing can be appended there."""
+        return self._root / "logs" if isinstance(self._root, Path) else None
 
     def chunks(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Side of each mask's chunks: those of the run which is continued, else those wanted."""

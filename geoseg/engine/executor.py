@@ -6,33 +6,35 @@ import queue
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from geoseg.engine.cluster import connect
+from geoseg.engine.admission import Terms
 from geoseg.engine.faults import attempt, reason_of
-from geoseg.errors import ChunkError, InputError, SettingsError, WriteError
+from geoseg.errors import ChunkError, InputError, ReadError, WriteError
 from geoseg.machine import count_cores, memory_bytes
 from geoseg.settings import Execution
 
-__all__ = ["DaskExecutor", "Executor", "ThreadExecutor", "fit", "open_executor", "peak_bytes"]
+__all__ = ["FEEDERS", "Executor", "Outcomes", "ThreadExecutor", "complete", "fit", "open_executor", "peak_bytes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_RETRIES = 2
+Outcomes: TypeAlias = Generator[tuple[Item, Any, BaseException | None]]
+"""Items in any order, each with its result or with what went wrong."""
+
+FEEDERS = 2
+"""kernels for each that computes: while one does, another reads, or writes what is done"""
+
+_PAUSES_S = (0.5, 5.0)  # before what failed is tried again: a file system or a server may have to come back
 _CHUNK = 2048
 _CHUNKS_PER_WORKER = 2
-_IN_FLIGHT_PER_WORKER = 3
-_FEEDERS = 2  # kernels for each that computes: while one does, another reads, or writes what is done
 _KERNEL_BYTES = 3 * 1024**3
-_LOOK_AROUND_S = 5.0
-_GIVE_UP_S = 30.0
 
 
 def fit(execution: Execution, height: int, width: int, *, core: int, gpus: int = 0) -> tuple[Execution, int]:
@@ -49,17 +51,18 @@ def fit(execution: Execution, height: int, width: int, *, core: int, gpus: int =
         gpus: how many the work may use.
 
     Returns:
-        The execution with a chunk, and with threads unless it has workers or a scheduler; and how many kernels will run
-        at once (for a scheduler's workers: 0, unknown).
+        The execution with a chunk, and with threads unless others work; and how many kernels will run at once (for
+        workers of a scheduler or a cluster: 0, unknown).
     """
-    at_once = execution.threads or execution.workers or (0 if execution.scheduler else _fitting_kernels())
+    elsewhere = execution.scheduler is not None or execution.cluster is not None
+    at_once = execution.threads or execution.workers or (0 if elsewhere else _fitting_kernels())
     chunk = execution.chunk
     if chunk is None:
         chunk = max(1, _CHUNK // core) * core
         while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * at_once:
             chunk -= core
     chunk = -(-chunk // core) * core
-    if execution.threads or execution.workers or execution.scheduler:
+    if execution.threads or execution.workers or elsewhere:
         return replace(execution, chunk=chunk), at_once
     at_once = min(at_once, _count(height, width, chunk))
     if gpus > 1:
@@ -88,6 +91,18 @@ class Executor(Protocol):
     name: str
     dashboard: str | None
 
+    def admit(self, terms: Terms, logs: Path | None) -> None:
+        """From now on only workers that can take part in the run work, also of those that come later.
+
+        Args:
+            terms: what a worker must have in common with this process.
+            logs: folder for a log of each worker.
+
+        Raises:
+            InputError: one that is there already cannot.
+        """
+        ...
+
     def run(
         self,
         stage: str,
@@ -96,11 +111,14 @@ class Executor(Protocol):
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
+        on_failure: Callable[[Item, BaseException], None] | None = None,
         waits: bool = False,
         needs_gpu: bool = False,
-        on_failure: Callable[[Item, BaseException], None] | None = None,
     ) -> None:
         """Calls ``kernel(job, item)`` for every item; ``on_result`` sees results in any order, in this thread.
+
+        What fails is tried again when all the rest is done, twice; what cannot be read is tried again at once, see
+        :func:`geoseg.engine.faults.attempt`, and not later.
 
         Args:
             stage: the stage's name, for the dashboard and errors.
@@ -108,10 +126,9 @@ class Executor(Protocol):
             job: what all items share; picklable, small.
             items: picklable, small; may be a generator, drawn as work goes on.
             on_result: called once per item.
+            on_failure: called in this thread for each item that fails for good, in place of an error in the end.
             waits: kernels wait for what a few of them use at once, such as networks; so more are begun.
             needs_gpu: send it to workers that hold a GPU.
-            on_failure: called in this thread for each item that failed after retries; the run then goes on, and nothing
-                is raised in the end.
 
         Raises:
             InputError: the input turned out to be bad.
@@ -152,6 +169,9 @@ class ThreadExecutor:
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by the number of threads
         self._stops = threading.Event()  # nobody waits any longer for what cannot be read
 
+    def admit(self, terms: Terms, logs: Path | None) -> None:
+        """See :meth:`Executor.admit`: this process has with itself all in common."""
+
     def close(self) -> None:
         """Waits for what is under way."""
         self._stops.set()
@@ -166,33 +186,20 @@ class ThreadExecutor:
         items: Iterable[Item],
         on_result: Callable[[Item, Result], None],
         *,
+        on_failure: Callable[[Item, BaseException], None] | None = None,
         waits: bool = False,
         needs_gpu: bool = False,
-        on_failure: Callable[[Item, BaseException], None] | None = None,
     ) -> None:
         """See :meth:`Executor.run`; this process has at most one GPU, which several kernels feed."""
-        failures: list[BaseException] = []
-        total = 0
-        if self._threads == 1 and not needs_gpu:
-            results = self._in_turn(kernel, job, items)
-        else:
-            results = self._at_once(kernel, job, items, self._threads * (_FEEDERS if waits or needs_gpu else 1))
-        with closing(results):  # whatever interrupts this, what is under way ends before
-            for item, result, error in results:
-                total += 1
-                if error is None:
-                    on_result(item, result)
-                elif isinstance(error, (InputError, WriteError)) or not isinstance(error, Exception):
-                    raise error
-                elif on_failure is not None:
-                    on_failure(item, error)
-                else:
-                    failures.append(error)  # one bad chunk must not lose the others
-        _raise_if_failed(stage, failures, total)
 
-    def _in_turn(
-        self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]
-    ) -> Generator[tuple[Item, Any, BaseException | None]]:
+        def go_over(items: Iterable[Item]) -> Outcomes[Item]:
+            if self._threads == 1 and not needs_gpu:
+                return self._in_turn(kernel, job, items)
+            return self._at_once(kernel, job, items, self._threads * (FEEDERS if waits or needs_gpu else 1))
+
+        complete(stage, go_over, items, on_result, on_failure)
+
+    def _in_turn(self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item]) -> Outcomes[Item]:
         for item in items:
             try:
                 result, error = attempt(kernel, job, item, self._stops.wait), None
@@ -202,7 +209,7 @@ class ThreadExecutor:
 
     def _at_once(
         self, kernel: Callable[[Any, Item], Result], job: Any, items: Iterable[Item], threads: int
-    ) -> Generator[tuple[Item, Any, BaseException | None]]:
+    ) -> Outcomes[Item]:
         """As many as there are threads, and one that waits for each, so that none is idle while results are seen."""
         if threads not in self._pools:
             self._pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="geoseg")
@@ -231,134 +238,45 @@ class ThreadExecutor:
         return peak_bytes()
 
 
-class DaskExecutor:
-    """Runs kernels on a Dask cluster, one task per item, a bounded number in flight.
+def complete(
+    stage: str,
+    go_over: Callable[[Iterable[Item]], Outcomes[Item]],
+    items: Iterable[Item],
+    on_result: Callable[[Item, Any], None],
+    on_failure: Callable[[Item, BaseException], None] | None,
+) -> None:
+    """Goes over items, and again over those that failed, see :meth:`Executor.run`.
 
-    Only items, jobs and results cross the wire; nothing here builds a graph, so the scheduler's memory does not grow
-    with the scene.
+    Args:
+        stage: its name.
+        go_over: begins items and gives their outcomes. A ``ChunkError`` or ``ReadError`` among these is final.
+        items: drawn as work goes on.
+        on_result: sees what was done.
+        on_failure: sees what failed for good; if ``None``, it is raised in the end.
     """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.dashboard: str | None = client.dashboard_link if _has_dashboard() else None
-        count = len(client.scheduler_info(n_workers=-1)["workers"])
-        self.name = f"{count} Dask worker{'s' if count != 1 else ''}"
-        self._in_flight = _IN_FLIGHT_PER_WORKER * max(1, count)
-
-    def run(
-        self,
-        stage: str,
-        kernel: Callable[[Any, Item], Result],
-        job: Any,
-        items: Iterable[Item],
-        on_result: Callable[[Item, Result], None],
-        *,
-        waits: bool = False,  # noqa: ARG002 - a worker's threads are those that it was started with
-        needs_gpu: bool = False,
-        on_failure: Callable[[Item, BaseException], None] | None = None,
-    ) -> None:
-        """See :meth:`Executor.run`."""
-        from distributed import CancelledError
-        from distributed.comm.core import CommClosedError
-
-        if needs_gpu:
-            self._require_gpu()
-        try:
-            self._run(stage, kernel, job, items, on_result, on_failure, {"GPU": 1} if needs_gpu else None)
-        except (CancelledError, CommClosedError) as error:
-            raise ChunkError(
-                f"lost the Dask scheduler in stage {stage} ({type(error).__name__}); the finished chunks are kept, "
-                "run the same command again to resume"
-            ) from error
-
-    def _require_gpu(self) -> None:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        if not any(worker["resources"].get("GPU") for worker in workers):
-            raise SettingsError(
-                "no Dask worker offers a GPU; start them with `dask worker --resources GPU=1`, or give --device cpu"
-            )
-
-    def _run(
-        self,
-        stage: str,
-        kernel: Callable[[Any, Item], Result],
-        job: Any,
-        items: Iterable[Item],
-        on_result: Callable[[Item, Result], None],
-        on_failure: Callable[[Item, BaseException], None] | None,
-        resources: dict[str, int] | None,
-    ) -> None:
-        waiting = iter(items)
-        in_flight: dict[Any, Item] = {}
-        failures: list[BaseException] = []
-        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        # of this call alone: another client of the scheduler may be doing the same run
-        prefix = f"geoseg-{stage}-{uuid.uuid4().hex[:12]}"
-        total = 0
-
-        def submit_next() -> None:
-            nonlocal total
-            for item in waiting:
-                key = f"{prefix}-{total}"
-                future = self._client.submit(
-                    attempt, kernel, job, item, key=key, pure=False, retries=_RETRIES, resources=resources
-                )
-                total += 1
-                in_flight[future] = item
-                future.add_done_callback(done.put)
-                return
-
-        for _ in range(self._in_flight):
-            submit_next()
-        while in_flight:
-            future = self._next(done, stage)
-            item = in_flight.pop(future)
-            error = future.exception() if future.status != "finished" else None
-            if isinstance(error, (InputError, WriteError)):
-                self._client.cancel(list(in_flight))
-                raise error
-            if error is not None and on_failure is not None:
-                on_failure(item, error)
-            elif error is not None:
-                failures.append(error)
-            else:
-                on_result(item, future.result())
-            future.release()
-            submit_next()
-        _raise_if_failed(stage, failures, total)
-
-    def peak_worker_bytes(self) -> int:
-        """See :meth:`Executor.peak_worker_bytes`."""
-        from distributed.comm.core import CommClosedError
-
-        try:
-            return max(self._client.run(peak_bytes).values(), default=0)
-        except (CommClosedError, OSError):
-            return 0  # a figure for run.json is not worth a run
-
-    def _next(self, done: queue.SimpleQueue[Any], stage: str) -> Any:
-        """Waits for a future; gives up when the cluster has had no worker for a while, instead of waiting for ever."""
-        alone_since: float | None = None
-        while True:
-            try:
-                return done.get(timeout=_LOOK_AROUND_S)
-            except queue.Empty:
-                if self._client.scheduler_info(n_workers=1)["workers"]:
-                    alone_since = None
-                    continue
-            now = time.monotonic()
-            alone_since = alone_since or now
-            if now - alone_since >= _GIVE_UP_S:
-                raise ChunkError(
-                    f"all Dask workers are gone in stage {stage}; see their logs for the reason (often memory); "
-                    "the finished chunks are kept, run the same command again to resume"
-                )
-
-
-def _has_dashboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("bokeh") is not None
+    lost: list[tuple[Item, BaseException]] = []
+    total = 0
+    for turn, pause in enumerate((*_PAUSES_S, None)):
+        failed: list[tuple[Item, BaseException]] = []
+        with closing(go_over(items)) as outcomes:  # whatever interrupts this, what is under way ends before
+            for item, result, error in outcomes:
+                total += turn == 0
+                if error is None:
+                    on_result(item, result)
+                elif isinstance(error, (InputError, WriteError)) or not isinstance(error, Exception):
+                    raise error
+                else:  # one bad chunk must not lose the others
+                    final = pause is None or isinstance(error, (ChunkError, ReadError))
+                    (lost if final else failed).append((item, error))
+        if pause is None or not failed:
+            break
+        items = [item for item, _ in failed]
+        time.sleep(pause)
+    if on_failure is None:
+        _raise_if_failed(stage, [error for _, error in lost], total)
+        return
+    for item, error in lost:
+        on_failure(item, error)
 
 
 def _raise_if_failed(stage: str, failures: Sequence[BaseException], total: int) -> None:
@@ -371,19 +289,25 @@ def _raise_if_failed(stage: str, failures: Sequence[BaseException], total: int) 
 
 
 @contextmanager
-def open_executor(execution: Execution, *, gpus: int = 0) -> Iterator[Executor]:
+def open_executor(
+    execution: Execution, *, gpus: int = 0, note: Callable[[str], None] = lambda _: None
+) -> Iterator[Executor]:
     """Opens what the settings ask for, and closes it.
 
     Args:
-        execution: threads, a local cluster, or the address of a scheduler.
+        execution: threads, a local cluster, the address of a scheduler, or the file of a cluster.
         gpus: how many workers of a local cluster hold a GPU, one each.
+        note: sees what happens to workers, a line each.
     """
-    if execution.workers is None and execution.scheduler is None:
+    if execution.workers is None and execution.scheduler is None and execution.cluster is None:
         threads = ThreadExecutor(execution.threads or _fitting_kernels())
         try:
             yield threads
         finally:
             threads.close()
         return
-    with connect(workers=execution.workers, scheduler=execution.scheduler, gpus=gpus) as client:
-        yield DaskExecutor(client)
+    from geoseg.engine.cluster import connect
+    from geoseg.engine.dask_executor import DaskExecutor
+
+    with connect(execution, gpus=gpus, note=note) as cluster, closing(DaskExecutor(cluster, note)) as dask:
+        yield dask

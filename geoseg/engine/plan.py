@@ -28,7 +28,7 @@ from geoseg.models.runtimes import (
     resolve_runtime,
 )
 from geoseg.scene import Scene
-from geoseg.settings import Arithmetic, Execution, RunSettings, Stitch, Tta, VectorSettings
+from geoseg.settings import Arithmetic, Execution, RunSettings, RuntimeName, Stitch, Tta, VectorSettings
 from geoseg.stages.blend import blend_bytes
 from geoseg.stages.predict import converter
 from geoseg.stages.refine import reach_px
@@ -238,8 +238,8 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     scene = Scene.open(path)
     choices, notes = choose_models(scene, settings)
     any_file = settings.runtime == "auto" and any(choice.card.is_onnx for choice in choices)
-    device = resolve_device(settings.device, "onnx" if any_file else settings.runtime)
     asked = execution or Execution()
+    device = _device(settings, asked, "onnx" if any_file else settings.runtime)
     gpus = count_gpus() if device == "cuda" else 0
     passes, fits = zip(*(_make_pass(choice, settings, asked, device, gpus) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
@@ -252,6 +252,16 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         device=device,
         gpus=gpus,
         notes=tuple(notes),
+    )
+
+
+def _device(settings: RunSettings, execution: Execution, runtime: RuntimeName) -> Literal["cpu", "cuda"]:
+    """Where the models run. Of workers elsewhere this machine knows nothing, so there ``cuda`` is believed."""
+    elsewhere = execution.scheduler is not None or execution.cluster is not None
+    return (
+        "cuda"
+        if elsewhere and settings.device == "cuda" and runtime != "openvino"
+        else resolve_device(settings.device, runtime)
     )
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg.atomic import local_copies
 from geoseg.codes import NODATA
 from geoseg.engine import prediction
+from geoseg.engine.admission import Terms
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.failures import blank, failed_windows, write_failed
@@ -106,6 +107,7 @@ def run(
         output.require_reach(plan.execution)
         with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
+            executor.admit(_terms(output, plan.passes), output.logs)
             _warn_of_compilation(progress)
             with keeping(output.path):
                 with _preparing_the_rest():
@@ -203,6 +205,7 @@ def vectorize(
             if not output.resumes:  # refuses what is no mask, before anything is written
                 executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
+            executor.admit(_terms(output), output.logs)
             with keeping(output.path):
                 half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
@@ -274,10 +277,21 @@ def _watch_of(plan: Plan, passes: Sequence[Pass], watch: Watch) -> Watch:
 
 @contextmanager
 def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[Executor]:
-    with open_executor(execution, gpus=gpus) as executor:
+    with open_executor(execution, gpus=gpus, note=progress.note) as executor:
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
         yield executor
+
+
+def _terms(output: RunDirectory, passes: Sequence[Pass] = ()) -> Terms:
+    """What all workers must have."""
+    packages = dict.fromkeys(name for part in passes for name in packages_of(part.runtime))
+    return Terms(
+        directory=output.path,
+        token=output.token,
+        models=tuple((part.card.path, part.card.digest) for part in passes),
+        packages=tuple((name, importlib.metadata.version(name)) for name in packages),
+    )
 
 
 def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> prediction.PredictJob:

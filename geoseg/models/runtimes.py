@@ -202,7 +202,10 @@ def resolve_precision(
     if device == "cuda":
         import torch
 
-        native = "bf16" in passed and torch.cuda.is_bf16_supported(including_emulation=False)
+        # on a machine without one that leads GPUs elsewhere, it is not known
+        native = (
+            "bf16" in passed and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         return "bf16" if native else "fp32"
     choices: tuple[tuple[Arithmetic, tuple[str, ...]], ...] = (
         ("bf16", ("amx_bf16",)),

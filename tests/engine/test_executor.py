@@ -4,10 +4,13 @@ import errno
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from geoseg.engine import cluster, dask_executor
 from geoseg.engine import executor as rooms
+from geoseg.engine.dask_executor import DaskExecutor
 from geoseg.engine.executor import open_executor
 from geoseg.errors import ChunkError, SceneError, SettingsError, WriteError
 from geoseg.settings import Execution
@@ -33,13 +36,51 @@ def make_kernels():
     def fill(job, item):
         raise OSError(errno.ENOSPC, "no space")
 
+    return square, process, fail_on_three, refuse, fill
+
+
+def make_frail_kernels():
+    """The same, of kernels that fail, die or hang."""
+
     def die(job, item):
         os._exit(1)
 
-    return square, process, fail_on_three, refuse, fill, die
+    def fail_twice(job, item):
+        """Of the item's tries, each of which leaves a file, the third succeeds."""
+        tries = len(list(job.glob(f"{item}-*")))
+        (job / f"{item}-{tries}").touch()
+        if item == 3 and tries < 2:
+            raise OSError("the server is away")
+        return tries
+
+    def die_on_three(job, item):
+        time.sleep(0.05)
+        if item == 3:
+            with (job / "deaths").open("a") as log:
+                log.write(".")
+            os._exit(1)
+        return item
+
+    def hang_once(job, item):
+        """Whoever comes first to item 5 is slow."""
+        if item == 5:
+            try:
+                (job / "hangs").touch(exist_ok=False)
+            except FileExistsError:
+                return os.getpid()
+            time.sleep(60)
+        return os.getpid()
+
+    return die, fail_twice, die_on_three, hang_once
 
 
-square, process, fail_on_three, refuse, fill, die = make_kernels()
+square, process, fail_on_three, refuse, fill = make_kernels()
+die, fail_twice, die_on_three, hang_once = make_frail_kernels()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(rooms, "_PAUSES_S", (0.0, 0.1))
 
 
 WAYS = {"serial": Execution(threads=1), "threads": Execution(threads=3), "dask": Execution(workers=2)}
@@ -68,25 +109,25 @@ def test_a_failure_keeps_the_rest(executor):
     assert sorted(found) == [0, 1, 2, 4, 5]
 
 
-def test_failures_are_told_and_nothing_is_raised(executor):
-    found, told = [], []
-    executor.run(
-        "work",
-        fail_on_three,
-        {},
-        range(6),
-        lambda item, _: found.append(item),
-        on_failure=lambda item, error: told.append((item, str(error))),
-    )
-    assert sorted(found) == [0, 1, 2, 4, 5]
-    assert told == [(3, "no space left")]
-
-
 def test_a_full_disk_ends_it_at_once(executor):
     told = []
     with pytest.raises(WriteError, match="No space left on device"):
         executor.run("write", fill, {}, range(40), lambda *_: None, on_failure=lambda *failure: told.append(failure))
     assert not told
+
+
+def test_failures_may_be_seen_in_place_of_an_error(executor):
+    found, failed = [], {}
+    executor.run("work", fail_on_three, {}, range(6), lambda item, _: found.append(item), on_failure=failed.__setitem__)
+    assert sorted(found) == [0, 1, 2, 4, 5]
+    assert list(failed) == [3]
+    assert "no space left" in str(failed[3])
+
+
+def test_what_fails_is_tried_again_twice(executor, tmp_path):
+    found = {}
+    executor.run("work", fail_twice, tmp_path, range(6), found.__setitem__)
+    assert found == {item: 2 if item == 3 else 0 for item in range(6)}
 
 
 def test_bad_input_ends_it_at_once(executor):
@@ -97,7 +138,7 @@ def test_bad_input_ends_it_at_once(executor):
 def test_dask_works_in_other_processes(executor):
     found = set()
     executor.run("process", process, {}, range(12), lambda _, pid: found.add(pid))
-    dask = isinstance(executor, rooms.DaskExecutor)
+    dask = isinstance(executor, DaskExecutor)
     assert (found == {os.getpid()}) != dask
     assert len(found) == (2 if dask else 1)
 
@@ -164,7 +205,8 @@ def test_items_are_drawn_as_work_goes_on(executor):
     assert most <= 8
 
 
-def test_no_scheduler_at_the_address():
+def test_no_scheduler_at_the_address(monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT_S", 1)
     with (
         pytest.raises(SettingsError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
         open_executor(Execution(scheduler="tcp://127.0.0.1:9")),
@@ -194,11 +236,48 @@ def test_a_scheduler_without_workers_is_refused():
         pass
 
 
-def test_workers_that_all_die_end_the_run(monkeypatch):
-    monkeypatch.setattr(rooms, "_LOOK_AROUND_S", 0.5)
-    monkeypatch.setattr(rooms, "_GIVE_UP_S", 2.0)
-    with open_executor(Execution(workers=1)) as opened, pytest.raises(ChunkError, match="again to resume"):
-        opened.run("die", die, {}, range(2), lambda *_: None)
+def test_a_chunk_that_ends_its_workers_is_found_out_and_the_rest_is_done(tmp_path):
+    """Also what waited beside it each time."""
+    found, failed = [], {}
+    with open_executor(Execution(workers=2)) as opened:
+        opened.run(
+            "work",
+            die_on_three,
+            tmp_path,
+            range(12),
+            lambda item, _: found.append(item),
+            on_failure=failed.__setitem__,
+        )
+    assert sorted(found) == [item for item in range(12) if item != 3]
+    assert list(failed) == [3]
+    assert "it ended every worker that did it, also alone" in str(failed[3])
+    assert len((tmp_path / "deaths").read_text()) == 8  # Dask's allowed failures and one more, twice
+
+
+def test_workers_that_die_whatever_they_do_end_the_stage():
+    with open_executor(Execution(workers=1)) as opened, pytest.raises(ChunkError, match=r"die under every.*resume"):
+        opened.run("die", die, {}, range(100), lambda *_: None)
+
+
+def test_no_workers_end_the_run(monkeypatch):
+    monkeypatch.setattr(dask_executor, "_LOOK_AROUND_S", 0.2)
+    monkeypatch.setattr(cluster, "_PATIENCE_S", 1.0)
+    with open_executor(Execution(workers=1)) as opened:
+        workers = opened._crew.client.cluster
+        with pytest.raises(ChunkError, match=r"are gone.*resume"):
+            opened.run("work", square, {"offset": 0}, range(1000), lambda *_: workers.scale(0))
+
+
+def test_a_straggler_is_begun_once_more_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(dask_executor, "_LOOK_AROUND_S", 0.2)
+    monkeypatch.setattr(dask_executor, "_STRAGGLES_S", 1.0)
+    found = []
+    with open_executor(Execution(workers=2)) as opened:
+        start = time.monotonic()
+        opened.run("work", hang_once, tmp_path, range(12), lambda *result: found.append(result))
+        assert time.monotonic() - start < 20
+        assert sorted(item for item, _ in found) == list(range(12))
+        assert (tmp_path / "hangs").exists()
 
 
 def test_small_scenes_run_in_this_process_and_large_ones_on_the_machine(monkeypatch):
@@ -210,4 +289,5 @@ def test_small_scenes_run_in_this_process_and_large_ones_on_the_machine(monkeypa
     assert rooms.fit(Execution(), 100_000, 100_000, core=768, gpus=2) == (Execution(workers=8, chunk=1536), 8)
     assert rooms.fit(Execution(), 700, 700, core=768, gpus=2) == (Execution(workers=2, chunk=768), 2)
     assert rooms.fit(Execution(workers=3, chunk=800), 700, 700, core=768) == (Execution(workers=3, chunk=1536), 3)
-    assert rooms.fit(Execution(scheduler="tcp://x:1"), 10_000, 10_000, core=1)[1] == 0
+    for elsewhere in (Execution(scheduler="tcp://x:1"), Execution(cluster="slurm.yaml")):
+        assert rooms.fit(elsewhere, 10_000, 10_000, core=1) == (replace(elsewhere, chunk=2048), 0)

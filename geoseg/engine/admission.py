@@ -1,0 +1,144 @@
+"""Which workers may take part in a run: those that have the same geoseg, models and directory (floor 4).
+
+A plugin examines every worker of the cluster, and every one that comes later before it gets anything to do. One that is
+fit offers a resource that all of the run's tasks ask for; the others are left alone, and get none. So the workers of a
+cluster that is shared with others need not all be fit for this run.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from geoseg.engine.calls import begin_log
+from geoseg.engine.directory import read_token
+from geoseg.errors import InputError, ModelError, OutputError, SettingsError
+from geoseg.remote import Place
+
+__all__ = ["Terms", "begin", "make_plugin", "refusal_of"]
+
+_ROOM = 1e9  # of the resource: it admits, and limits nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a worker must have in common with the process that leads the run.
+
+    Attributes:
+        directory: where the run writes.
+        token: what tells this directory from every other, see :attr:`geoseg.engine.directory.RunDirectory.token`.
+        models: paths and digests of the models.
+        packages: names and versions of the packages that run them; another version may round otherwise.
+    """
+
+    directory: Place
+    token: str
+    models: tuple[tuple[Path, str], ...] = ()
+    packages: tuple[tuple[str, str], ...] = ()
+
+    def check(self) -> None:
+        """Compares this process with the one that leads the run.
+
+        Raises:
+            InputError: what is missing here, or another than there.
+        """
+        from geoseg.models.card import Card
+
+        for name, wanted in self.packages:
+            try:
+                here = version(name)
+            except PackageNotFoundError:
+                here = "none"
+            if here != wanted:
+                raise SettingsError(f"it has {name} {here}; install {name} {wanted} there")
+        for path, digest in self.models:
+            try:
+                found = Card.read(path).digest
+            except (InputError, OSError):
+                raise ModelError(f"it cannot read model {path}; put the model where all workers see it") from None
+            if found != digest:
+                raise ModelError(f"its {path} is another model; give all workers the same one")
+        if read_token(self.directory) != self.token:
+            raise OutputError(
+                f"it does not see {self.directory} as it is here; give a -o on a file system that all workers share"
+            )
+
+
+def make_plugin(name: str, terms: Terms | None, logs: Path | None) -> Any:
+    """A Dask ``WorkerPlugin`` that examines a worker, and if it is fit admits it and begins its log.
+
+    It travels by value and needs nothing of geoseg before it knows that the worker has it.
+
+    Args:
+        name: of the plugin, and of the resource by which a worker is admitted.
+        terms: ``None`` asks for the same geoseg alone.
+        logs: folder of the workers' logs, see :func:`geoseg.engine.calls.begin_log`.
+    """
+    from distributed import WorkerPlugin
+
+    wanted, packed = version("geoseg"), pickle.dumps((terms, logs))
+
+    class Admission(WorkerPlugin):
+        refusal: str | None = None
+        end: Any = None
+
+        def examine(self, worker_name: str) -> None:
+            from importlib.metadata import PackageNotFoundError, version
+
+            try:
+                here = version("geoseg")
+            except PackageNotFoundError:
+                here = "none"
+            if here != wanted:
+                self.refusal = f"it has geoseg {here}; install geoseg {wanted} there"
+                return
+            from geoseg.engine.admission import begin
+
+            self.refusal, self.end = begin(packed, worker_name)
+
+        async def setup(self, worker: Any) -> None:
+            import asyncio
+
+            await asyncio.get_running_loop().run_in_executor(None, self.examine, str(worker.name))
+            if self.refusal is not None:
+                worker.log_event(name, {"worker": worker.address, "refusal": self.refusal})
+                return
+            # Kernels keep nothing in Dask's memory: a worker that pauses to let it shrink would wait for ever.
+            worker.memory_manager.memory_pause_fraction = False
+            await worker.set_resources(**{name: _ROOM})
+            # What waits for such a worker is looked at when one begins to run, and this one did before.
+            worker.status = type(worker.status).paused
+            worker.status = type(worker.status).running
+
+        async def teardown(self, worker: Any) -> None:
+            if self.refusal is None:
+                if self.end is not None:
+                    self.end()
+                await worker.set_resources(**{name: 0})
+
+    return Admission()
+
+
+def begin(packed: bytes, worker: str) -> tuple[str | None, Callable[[], None] | None]:
+    """Checks this worker and begins its log; returns why it is not fit, or else what ends the log."""
+    terms, logs = pickle.loads(packed)  # noqa: S301 - of `make_plugin`
+    try:
+        if terms is not None:
+            terms.check()
+        return None, begin_log(logs, worker)
+    except (InputError, OSError) as error:
+        return str(error), None
+
+
+def refusal_of(name: str) -> Any:
+    """A function that says, on a worker, why it was not admitted; it travels by value as well."""
+
+    def refusal(dask_worker: Any) -> str | None:
+        plugin = dask_worker.plugins.get(name)
+        return None if plugin is None else plugin.refusal
+
+    return refusal
