@@ -276,27 +276,45 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("scene")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @_output_options("Where the layers go.", "Replace what an earlier run left in DIR.")
+@click.option("--asset", metavar="NAME", help="Of STAC items. [default: visual, data or the like, else a GeoTIFF]")
+@click.option("--datetime", metavar="START/END", help="Only STAC items of this time; either end may be '..'.")
 @_scene_options
 @_vector_options
 @_execution_options
-def run(scene: str, directory: Path, *, overwrite: bool, quiet: bool, **options: Any) -> None:
-    """Label a scene and write its polygon layers to DIR.
+def run(
+    scenes: tuple[str, ...],
+    directory: Path,
+    *,
+    asset: str | None,
+    datetime: str | None,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Label scenes and write their polygon layers to DIR.
 
-    SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped.
+    SCENE is a path or URL that GDAL reads. Of several, or of a folder, a glob, a CSV (a column path; perhaps name and
+    datetime), a STAC file or a STAC API's collection or search, each is written to DIR/scenes/NAME, and merged layers
+    to DIR, in which nothing is found twice. The same command again resumes a run that was stopped.
     """
-    from geoseg.engine.workflow import run as run_workflow
+    from geoseg.engine.scenes import is_one_scene
 
-    result = run_workflow(
-        scene,
-        directory,
-        settings=_run_settings(options),
-        execution=_execution(options),
-        overwrite=overwrite,
-        progress=_progress(quiet=quiet),
-    )
-    _close(result, quiet=quiet)
+    common: dict[str, Any] = {
+        "settings": _run_settings(options),
+        "execution": _execution(options),
+        "overwrite": overwrite,
+        "progress": _progress(quiet=quiet),
+    }
+    if is_one_scene(scenes):
+        from geoseg.engine.workflow import run as run_workflow
+
+        _close(run_workflow(scenes[0], directory, **common), quiet=quiet)
+    else:
+        from geoseg.engine.catalogue import run_catalogue
+
+        _close(run_catalogue(scenes, directory, asset=asset, datetime=datetime, **common), quiet=quiet)
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -122,6 +123,8 @@ def _duration(seconds: float) -> str:
 
 def show_result(result: Result) -> None:
     """The closing tables: polygons, area and share of each class; seconds and rate of each stage."""
+    from geoseg.engine.catalogue import CatalogueResult
+
     console = Console()
     layers = Table("layer", title=None, box=None, header_style="bold")
     for heading in ("polygons", "area", "share"):
@@ -141,6 +144,10 @@ def show_result(result: Result) -> None:
         stages.add_row(stage.name, f"{stage.seconds:.2f}", rate)
     stages.add_row("all", f"{sum(stage.seconds for stage in result.stages):.2f}", "")
     console.print(stages)
+    if isinstance(result, CatalogueResult):
+        states = Counter(scene.state for scene in result.scenes)
+        told = ", ".join(f"{states[state]} {state}" for state in ("done", "reused", "failed") if states[state])
+        console.print(f"{len(result.scenes)} scenes: {told}", highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"{result.directory}: {', '.join((*result.files, 'run.json'))}",
         highlight=False,

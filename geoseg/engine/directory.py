@@ -209,7 +209,7 @@ class RunDirectory:
     def finish(self, result: Result, facts: Mapping[str, Any]) -> None:
         """Writes ``run.json``, the last file of a run, and drops what only the run needed."""
         _write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
-        for folder in (self._root / "masks").iterdir():
+        for folder in (self._root / "masks").glob("*"):
             Store(folder).drop_intermediates()
 
 

@@ -47,6 +47,7 @@ class PassSummary:
         lattice: of its mask, see :class:`geoseg.lattice.Lattice`.
         valid_pixels: of its mask.
         mask: file name of its mask.
+        kept_apart: those of its classes whose touching instances are kept apart.
     """
 
     model: str
@@ -61,6 +62,7 @@ class PassSummary:
     lattice: Mapping[str, int]
     valid_pixels: int
     mask: str
+    kept_apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Result:
         return cls(
             directory=directory,
             passes=tuple(
-                PassSummary(**part | {"classes": tuple(part["classes"])}) for part in record.get("passes", ())
+                PassSummary(**part | {name: tuple(part[name]) for name in ("classes", "kept_apart") if name in part})
+                for part in record.get("passes", ())
             ),
             layers={name: LayerSummary(**layer) for name, layer in record["layers"].items()},
             stages=tuple(StageTime(**stage) for stage in record["stages"]),

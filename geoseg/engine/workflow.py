@@ -16,10 +16,10 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.codes import NODATA
 from geoseg.engine import prediction
@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from geoseg.engine.vector_half import VectorHalf
     from geoseg.export.rows import Layer
 
-__all__ = ["run", "vectorize"]
+__all__ = ["Opener", "run", "vectorize"]
+
+
+class Opener(Protocol):
+    """What gives an executor: ``open_executor``, or who keeps one for many runs."""
+
+    def __call__(self, execution: Execution, *, gpus: int = 0) -> AbstractContextManager[Executor]:
+        """See ``open_executor``."""
+        ...
+
 
 _GIVEN = "mask"  # what a mask is called that no model made
 _PACKAGES = (
@@ -63,6 +72,7 @@ def run(
     execution: Execution | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    opened: Opener | None = None,
 ) -> Result:
     """Turns a scene into polygon layers.
 
@@ -73,6 +83,7 @@ def run(
         execution: how to cut the work and who does it; never changes the layers.
         overwrite: replace what an earlier run left there.
         progress: sees the run go by; silent by default.
+        opened: gives an executor that other runs use, too; so networks stay loaded. ``None`` opens and closes one.
 
     Raises:
         InputError: bad input or usage; nothing was written.
@@ -91,12 +102,14 @@ def run(
         for note in plan.notes:
             progress.note(note)
         watch = Watch(progress)
-        with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
+        with _opened(plan.execution, progress, gpus=plan.gpus, opener=opened or open_executor) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             _warn_of_compilation(progress)
             with _preparing_the_rest():
                 for together in plan.reads:
                     _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
+                    if opened is None:
+                        prediction.forget_networks()
             halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
             worker_bytes = executor.peak_worker_bytes()
         result = Result(
@@ -243,8 +256,10 @@ def _watch_of(plan: Plan, passes: Sequence[Pass], watch: Watch) -> Watch:
 
 
 @contextmanager
-def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[Executor]:
-    with open_executor(execution, gpus=gpus) as executor:
+def _opened(
+    execution: Execution, progress: Progress, *, gpus: int, opener: Opener = open_executor
+) -> Iterator[Executor]:
+    with opener(execution, gpus=gpus) as executor:
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
         yield executor
@@ -292,7 +307,6 @@ def _predict(job: prediction.PredictJob, executor: Executor, watch: Watch) -> No
             waits=True,
             needs_gpu=job.device == "cuda",
         )
-    prediction.forget_networks()
 
 
 def _make_layers(
@@ -336,6 +350,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf) -> PassSummary:
         lattice=asdict(part.lattice),
         valid_pixels=half.valid_pixels,
         mask=plan.raster_name(part),
+        kept_apart=tuple(name for name, code in part.codes.items() if code in dict(part.vector.boundaries)),
     )
 
 
