@@ -86,7 +86,8 @@ class CatalogueResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; what ``geoseg info`` reads as a result has the scenes besides."""
-        return super(CatalogueResult, self).to_json() | {_SCENES: [asdict(scene) for scene in self.scenes]}
+        record = Result.to_json(self)
+        return record | {_SCENES: [asdict(scene) for scene in self.scenes]}
 
 
 def run_catalogue(
@@ -274,7 +275,7 @@ def _summed(scenes: Sequence[Sequence[StageTime]], own: Sequence[StageTime]) -> 
 def _facts(settings: RunSettings) -> dict[str, Any]:
     """The settings as plain values, by name."""
     facts = asdict(settings)
-    vector = facts.pop("vector")
+    vector: dict[str, Any] = facts.pop("vector")
     return facts | vector | {"formats": sorted(settings.vector.formats)}
 
 

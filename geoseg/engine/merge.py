@@ -13,6 +13,7 @@ import itertools
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,18 @@ from geoseg.errors import InputError, OutputError
 from geoseg.export.rows import Column, Layer, read_layer, row_schema, write_batch
 from geoseg.rings import run_offsets
 from geoseg.scene import Scene
-from geoseg.stages.overlap import DROPPED, Candidates, Decision, Pairs, View, decide, find_pairs, join, trim
+from geoseg.stages.overlap import (
+    DROPPED,
+    Candidates,
+    Decision,
+    Pairs,
+    View,
+    decide,
+    find_pairs,
+    join,
+    overruled,
+    trim,
+)
 from geoseg.stages.polygons import hilbert_places
 
 __all__ = ["FinishedScene", "merge_layers"]
@@ -148,7 +160,7 @@ class _Ground:
         crs = _common_crs(list(masks.values()))
         placed = []
         for scene in scenes:
-            layers = {}
+            layers: dict[str, _SceneLayer] = {}
             for part in scene.result.passes:
                 mask = masks[scene.name, part.mask]
                 view, own = _view(mask, crs), pyproj.CRS.from_user_input(mask.crs)
@@ -173,9 +185,8 @@ class _Ground:
     def area_m2(self) -> float:
         """Of the ground that some scene saw."""
         seen = shapely.union_all([view.seen for view in self.views()])
-        to_lonlat = pyproj.Transformer.from_crs(self.crs, self.crs.geodetic_crs, always_xy=True)
         dense = shapely.segmentize(seen, max(view.px for view in self.views()) * 256)
-        return sum(_measure(part, self.crs.get_geod(), to_lonlat)[0] for part in shapely.get_parts(dense))
+        return float(sum(_measure(part, self.crs)[0] for part in shapely.get_parts(dense)))
 
 
 def _common_crs(masks: Sequence[Scene]) -> pyproj.CRS:
@@ -238,7 +249,7 @@ def _row_numbers(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _carried(geometries: NDArray[np.object_], own: pyproj.CRS, crs: pyproj.CRS) -> NDArray[np.object_]:
     """Geometries in another CRS, valid again if that needs anything."""
     transformer = pyproj.Transformer.from_crs(own, crs, always_xy=True)
-    carried = shapely.transform(geometries, transformer.transform, interleaved=False)
+    carried: NDArray[np.object_] = shapely.transform(geometries, transformer.transform, interleaved=False)
     broken = np.flatnonzero(~shapely.is_valid(carried))
     carried[broken] = shapely.make_valid(carried[broken], method="structure")
     return carried
@@ -253,6 +264,7 @@ class _Content:
 
     table: pa.Table
     geometry: NDArray[np.object_]
+    cut: NDArray[np.bool_]  # by the edge of what the scene saw
     size: int
 
 
@@ -270,6 +282,7 @@ class _Merge:
     layers: Sequence[_SceneLayer]
     ground: _Ground
     _cache: OrderedDict[int, _Content] = field(default_factory=OrderedDict)
+    _left_out: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # rows by scene
 
     def content(self, number: int) -> _Content:
         """A scene's layer, carried to the common CRS; kept for a while."""
@@ -291,7 +304,9 @@ class _Merge:
         geometry = shapely.from_wkb(wkb.to_numpy(zero_copy_only=False))
         if layer.crs != self.ground.crs:
             geometry = _carried(geometry, layer.crs, self.ground.crs)
-        return _Content(table, geometry, wkb.nbytes)
+        # ground without data is an edge, too
+        cut = np.asarray(table["touches_edge"]).astype(bool) | ~shapely.contains_properly(layer.view.seen, geometry)
+        return _Content(table, geometry, cut, wkb.nbytes)
 
     def write(self, work: Path) -> list[Path]:
         """Writes the rows of the merged layer; returns their files."""
@@ -312,11 +327,19 @@ class _Merge:
         found: list[tuple[int, int, Pairs]] = []
         for here, there in sorted(zip(first.tolist(), second.tolist(), strict=True)):
             if here < there:
-                ours, theirs = self.content(here).geometry, self.content(there).geometry
-                if ours.size and theirs.size:
-                    pairs = find_pairs(ours, theirs, views[here], views[there])
-                    found.append((here, there, pairs))
-        return _Nodes.of(found)
+                ours, theirs = self.content(here), self.content(there)
+                self._left_out[here].update(np.flatnonzero(overruled(ours.geometry, ours.cut, views[there])).tolist())
+                self._left_out[there].update(
+                    np.flatnonzero(overruled(theirs.geometry, theirs.cut, views[here])).tolist()
+                )
+                if ours.geometry.size and theirs.geometry.size:
+                    found.append((here, there, find_pairs(ours.geometry, theirs.geometry, views[here], views[there])))
+        return _Nodes.of([(here, there, self._without(here, there, pairs)) for here, there, pairs in found])
+
+    def _without(self, here: int, there: int, pairs: Pairs) -> Pairs:
+        """Pairs without what was left out."""
+        keep = ~np.isin(pairs.ours, list(self._left_out[here])) & ~np.isin(pairs.theirs, list(self._left_out[there]))
+        return Pairs(**{name: values[keep] for name, values in pairs.to_arrays().items()})
 
     def _decide(self, nodes: _Nodes) -> Decision:
         columns: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -326,9 +349,7 @@ class _Merge:
             columns["scene"].append(np.full(rows.size, number))
             columns["id"].append(content.table["id"].to_numpy()[rows])
             columns["area"].append(shapely.area(geometry))
-            on_edge = content.table["touches_edge"].to_numpy()[rows].astype(bool)
-            # ground without data is an edge, too
-            columns["cut"].append(on_edge | ~shapely.contains_properly(layer.view.seen, geometry))
+            columns["cut"].append(content.cut[rows])
             confidence = content.table["confidence"].to_numpy().astype(np.float64)
             columns["confidence"].append(confidence[rows])
             columns["gsd_m"].append(np.full(rows.size, layer.gsd_m))
@@ -357,6 +378,7 @@ class _Merge:
             keep = np.ones(len(content.table), bool)
             of_scene = nodes.scene == number
             keep[nodes.row[of_scene & changed]] = False
+            keep[list(self._left_out[number])] = False
             rows = np.flatnonzero(keep)
             files.append(work / f"{self.name}-{number}.arrow")
             table = content.table.take(pa.array(rows))
@@ -401,7 +423,7 @@ class _Merge:
 
         def flush() -> None:
             files.append(work / f"{self.name}-joined-{len(files)}.arrow")
-            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
             array = np.array(geometries, object)
             columns["touches_edge"] = self._touches_edge(array, columns["touches_edge"])
             self._write_rows(files[-1], columns, array, shapely.to_wkb(array))
@@ -443,9 +465,7 @@ class _Merge:
         """Attributes of a polygon that was put together."""
         facts = [self._facts(nodes, node) for node in members]
         own = self._facts(nodes, best)
-        crs = self.ground.crs
-        to_lonlat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-        area_m2, perimeter_m = _measure(polygon, crs.get_geod(), to_lonlat)
+        area_m2, perimeter_m = _measure(polygon, self.ground.crs)
         known = [one for one in facts if one["confidence"] is not None]
         weights = [one["area_m2"] for one in known]
         mean = sum(one["confidence"] * one["area_m2"] for one in known) / sum(weights) if known else None
@@ -557,8 +577,17 @@ def _id_of(scene: str, number: int, part: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 11
 
 
-def _measure(polygon: shapely.Polygon, geod: pyproj.Geod, to_lonlat: pyproj.Transformer) -> tuple[float, float]:
+@lru_cache(maxsize=8)
+def _globe(crs: pyproj.CRS) -> tuple[pyproj.Geod, pyproj.Transformer]:
+    geod = crs.get_geod()
+    if geod is None:
+        raise InputError(f"the CRS {crs.name} has no ellipsoid; give scenes another one")
+    return geod, pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+
+
+def _measure(polygon: shapely.Polygon, crs: pyproj.CRS) -> tuple[float, float]:
     """Geodesic area and perimeter of a polygon, as :meth:`geoseg.stages.polygons.Ground.measure` has them."""
+    geod, to_lonlat = _globe(crs)
     area_m2 = perimeter_m = 0.0
     for number, ring in enumerate(shapely.get_rings(polygon)):
         lon, lat = to_lonlat.transform(*shapely.get_coordinates(ring).T)

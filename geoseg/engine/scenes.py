@@ -96,9 +96,9 @@ def list_scenes(
 def _kind(given: str) -> str:
     """What a word of the command line is: scene, folder, glob, csv or stac."""
     if "://" in given:
-        path = urllib.parse.urlsplit(given).path
-        suffix = Path(path).suffix.lower()
-        served = re.search(r"/collections/[^/]+(/items)?/?$|/search/?$", path)
+        address = urllib.parse.urlsplit(given).path
+        suffix = Path(address).suffix.lower()
+        served = re.search(r"/collections/[^/]+(/items)?/?$|/search/?$", address)
         return "csv" if suffix == ".csv" else "stac" if suffix in _JSON or served else "scene"
     path, suffix = Path(given), Path(given).suffix.lower()
     if path.is_dir():

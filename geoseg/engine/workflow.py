@@ -51,6 +51,7 @@ class Opener(Protocol):
         ...
 
 
+_KEPT_BYTES = 3 << 30  # of networks that wait for the next scene
 _GIVEN = "mask"  # what a mask is called that no model made
 _PACKAGES = (
     "geoseg",
@@ -107,7 +108,8 @@ def run(
             _warn_of_compilation(progress)
             with _preparing_the_rest():
                 for together in plan.reads:
-                    _predict(_predict_job(plan, together, stores), executor, _watch_of(plan, together, watch))
+                    job = _predict_job(plan, together, stores, keep=opened is not None)
+                    _predict(job, executor, _watch_of(plan, together, watch))
                     if opened is None:
                         prediction.forget_networks()
             halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
@@ -265,8 +267,11 @@ def _opened(
         yield executor
 
 
-def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> prediction.PredictJob:
-    """The job of passes that are shown the same pixels."""
+def _predict_job(
+    plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store], *, keep: bool
+) -> prediction.PredictJob:
+    """The job of passes that are shown the same pixels; others' networks are kept for the next scene, if small."""
+    small = sum(part.worker_bytes for part in plan.passes) <= _KEPT_BYTES
     shown = together[0]
     return prediction.PredictJob(
         scene=shown.grid,
@@ -291,6 +296,7 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
             for part in together
         ),
         at_once=plan.execution.threads or 0,
+        spare=len(plan.passes) - len(together) if keep and small else 0,
     )
 
 

@@ -1,6 +1,8 @@
 """What overlapping scenes saw of the same ground, brought to one: pairs of polygons, a decision on each, new outlines.
 
-Polygons of one class are taken in an order of preference, and each meets those of other scenes that were kept before:
+A polygon that its scene's edge cuts, and of which another scene saw all and what lies around it, is left out at once
+(:func:`overruled`): the other scene has more of the object, or knows that there is none. The rest, of one class, are
+taken in an order of preference, and each meets those of other scenes that were kept before:
 
 - Where nothing was kept that it overlaps, it is kept as it is.
 - Where the scenes of these saw all of it, it is another view of the same, and dropped, if it and one of them cover half
@@ -25,7 +27,18 @@ from numpy.typing import NDArray
 
 from geoseg.rings import Columns, offsets_of
 
-__all__ = ["DROPPED", "Candidates", "Decision", "Pairs", "View", "decide", "find_pairs", "join", "trim"]
+__all__ = [
+    "DROPPED",
+    "Candidates",
+    "Decision",
+    "Pairs",
+    "View",
+    "decide",
+    "find_pairs",
+    "join",
+    "overruled",
+    "trim",
+]
 
 Geometries: TypeAlias = NDArray[np.object_]
 Floats: TypeAlias = NDArray[np.float64]
@@ -56,6 +69,27 @@ class View:
 
     def __post_init__(self) -> None:
         shapely.prepare([self.frame, self.seen])
+
+
+def overruled(polygons: Geometries, cut: NDArray[np.bool_], there: View) -> NDArray[np.bool_]:
+    """Which polygons count for nothing beside what another scene saw.
+
+    If there is an object, the other scene's polygon is larger, and may in turn be overruled by a larger one alone; so
+    of all views of an object the largest remains.
+
+    Args:
+        polygons: of one scene, ``(n,)``.
+        cut: whether each reaches the edge of what its own scene saw.
+        there: the other scene.
+    """
+    result = np.zeros(len(polygons), np.bool_)
+    at = np.flatnonzero(cut)
+    at = at[shapely.intersects(there.frame, polygons[at])]
+    if at.size:
+        inner = shapely.buffer(there.seen, -there.px, quad_segs=1)
+        shapely.prepare(inner)
+        result[at] = shapely.contains_properly(inner, polygons[at])
+    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -268,7 +268,9 @@ def test_one_scene_is_what_it_always_was(land, tmp_path, geoseg):
 
 
 def test_the_list_says_when_scenes_were_taken(land, tmp_path):
-    lines = [f"{land / 'scenes' / name},{when}" for name, when in (("r000c000.tif", "2024-05-01"), ("r000c090.tif", ""))]
+    lines = [
+        f"{land / 'scenes' / name},{when}" for name, when in (("r000c000.tif", "2024-05-01"), ("r000c090.tif", ""))
+    ]
     (tmp_path / "list.csv").write_text("\n".join(["path,datetime", *lines]))
     merged = run_catalogue(tmp_path / "list.csv", tmp_path / "run", settings=SETTINGS)
     water = merged.layer("water")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely import box
 
-from geoseg.stages.overlap import DROPPED, Candidates, Pairs, View, decide, find_pairs, join, trim
+from geoseg.stages.overlap import DROPPED, Candidates, Pairs, View, decide, find_pairs, join, overruled, trim
 
 
 def view(left, right, bottom=0, top=100, seen=None):
@@ -23,14 +23,22 @@ def merge(*scenes, apart=False, confidence=None, order=None):
     """Merges (view, polygons) of scenes; gives the outlines that come out, each with its parts as (scene, number)."""
     scenes = list(scenes)
     order = list(order or range(len(scenes)))
-    nodes = [(scene, number) for scene in order for number in range(len(scenes[scene][1]))]
+    polygons_of = []
+    for number, (own, polygons) in enumerate(scenes):
+        out = np.zeros(len(polygons), bool)
+        cut = np.array([not own.seen.contains_properly(polygon) for polygon in polygons], bool)
+        for other in [view for there, (view, _) in enumerate(scenes) if there != number]:
+            out |= overruled(np.array(polygons, object), cut, other)
+        polygons_of.append([n for n in range(len(polygons)) if not out[n]])
+    nodes = [(scene, number) for scene in order for number in polygons_of[scene]]
     at = {node: index for index, node in enumerate(nodes)}
     columns = {name: [] for name in ("ours", "theirs", "shared", "ours_there", "theirs_here", "touching", "px")}
     for here, there in itertools.combinations(order, 2):
-        (view_here, ours), (view_there, theirs) = scenes[here], scenes[there]
-        found = find_pairs(np.array(ours, object), np.array(theirs, object), view_here, view_there)
-        columns["ours"].append([at[here, number] for number in found.ours])
-        columns["theirs"].append([at[there, number] for number in found.theirs])
+        view_here, view_there = scenes[here][0], scenes[there][0]
+        ours, theirs = (np.array([scenes[s][1][n] for n in polygons_of[s]], object) for s in (here, there))
+        found = find_pairs(ours, theirs, view_here, view_there)
+        columns["ours"].append([at[here, polygons_of[here][number]] for number in found.ours])
+        columns["theirs"].append([at[there, polygons_of[there][number]] for number in found.theirs])
         for name in ("shared", "ours_there", "theirs_here", "touching", "px"):
             columns[name].append(getattr(found, name))
     kinds = {"ours": np.int64, "theirs": np.int64, "touching": bool}
@@ -40,7 +48,7 @@ def merge(*scenes, apart=False, confidence=None, order=None):
         scene=np.array([scene for scene, _ in nodes]),
         id=np.array([number for _, number in nodes]),
         area=shapely.area(polygons),
-        cut=np.array([not scenes[scene][0].frame.contains_properly(scenes[scene][1][n]) for scene, n in nodes]),
+        cut=np.array([not scenes[scene][0].seen.contains_properly(scenes[scene][1][n]) for scene, n in nodes]),
         confidence=np.array([1.0 if confidence is None else confidence[node] for node in nodes]),
         gsd_m=np.ones(len(nodes)),
     )
@@ -165,6 +173,16 @@ def test_objects_that_touch_an_edge_beside_one_another_stay_two():
     assert len(merge((first, [box(10, 10, 100, 20)]), (second, [box(100, 20, 170, 30)]))) == 2
 
 
+def test_what_is_cut_counts_for_nothing_where_another_scene_saw_all_of_it():
+    artefact, real = box(95, 40, 100, 60), box(10, 40, 30, 60)
+    assert list(merge((LEFT, [artefact, real]), (RIGHT, []))) == [((0, 1),)]
+    # of scenes that end at the same edge neither knows more than the other
+    same = view(0, 100, 20, 100)
+    assert len(merge((LEFT, [artefact]), (same, []))) == 1
+    # and what is whole in its own scene is kept although another did not find it
+    assert list(merge((LEFT, [box(80, 40, 95, 60)]), (RIGHT, []))) == [((0, 0),)]
+
+
 def test_ground_without_data_was_not_seen():
     """The right scene has no data east of 110: what it shows of the lake is cut there, as at a raster's edge."""
     half = view(60, 160, seen=box(60, 0, 110, 100))
@@ -203,6 +221,7 @@ def test_nothing_is_lost_nothing_is_twice_and_no_order_matters(rectangles, order
     for first, second in itertools.combinations(outlines, 2):
         assert first.intersection(second).area < 3, "found twice"
     ground = shapely.union_all(outlines)
-    for _, polygons in scenes:
-        for polygon in polygons:  # of each at least half is still there
-            assert polygon.intersection(ground).area >= polygon.area / 2 - 5
+    for own, polygons in scenes:
+        for polygon in polygons:  # of each that is whole at least half is still there
+            if own.frame.contains_properly(polygon):
+                assert polygon.intersection(ground).area >= polygon.area / 2 - 5

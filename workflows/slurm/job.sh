@@ -20,7 +20,11 @@ address=$shared/.geoseg-scheduler-${SLURM_JOB_ID:?run this with sbatch}.json
 
 dask scheduler --scheduler-file "$address" --port 0 --dashboard-address :0 &
 scheduler=$!
-trap 'kill "${run:-}" "${workers:-}" "$scheduler" 2>/dev/null || true; wait; rm -f "$address"' EXIT
+close() { # workers first, so that they need not look for a scheduler that is gone
+  for process in ${run:-} ${workers:-} "$scheduler"; do kill "$process" 2>/dev/null && wait "$process" || true; done
+  rm -f "$address"
+}
+trap close EXIT
 trap 'kill -TERM "${run:-}" 2>/dev/null || true' TERM # a clean stop before the time limit
 
 for _ in $(seq 120); do [ -s "$address" ] && break; sleep 0.5; done
