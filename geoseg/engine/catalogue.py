@@ -128,10 +128,10 @@ def run_catalogue(
     identity = {"verb": "run", "of": "a catalogue", "geoseg": importlib.metadata.version("geoseg"), **_facts(settings)}
     with RunDirectory(Path(directory), identity, source=listed[0].path, overwrite=overwrite) as output:
         output.open_stores({}, ())
-        outcomes, results = [], {}
+        outcomes, results, notes = [], {}, set[str]()
         with _Crew() as crew:
             for number, scene in enumerate(listed, 1):
-                told = _Told(progress, f"scene {number} of {len(listed)}: {scene.name}")
+                told = _Told(progress, f"scene {number} of {len(listed)}: {scene.name}", notes)
                 home = output.path / _SCENES / scene.name
                 outcome, result = _run_one(scene, home, each, execution, overwrite=overwrite, told=told, crew=crew)
                 outcomes.append(outcome)
@@ -280,27 +280,35 @@ def _facts(settings: RunSettings) -> dict[str, Any]:
 
 
 class _Told:
-    """The progress of one scene: its name is told once it has work to do."""
+    """The progress of one scene: its name is told once it has work to do, and nothing that was told of another.
 
-    def __init__(self, progress: Progress, title: str) -> None:
+    Args:
+        progress: of the catalogue.
+        title: of the scene.
+        before: notes on other scenes.
+    """
+
+    def __init__(self, progress: Progress, title: str, before: set[str]) -> None:
         self._progress = progress
         self._title = title
+        self._before = before
         self._notes: list[str] = []
         self.ran = False
 
     def note(self, text: str) -> None:
         """See :meth:`Progress.note`."""
-        if self.ran:
-            self._progress.note(text)
-        else:
+        if not self.ran:
             self._notes.append(text)
+        elif text not in self._before:
+            self._before.add(text)
+            self._progress.note(text)
 
     def stage(self, name: str, pixels: int) -> AbstractContextManager[Advance]:
         """See :meth:`Progress.stage`."""
         if not self.ran:
             self.ran = True
             for text in (self._title, *self._notes):
-                self._progress.note(text)
+                self.note(text)
         return self._progress.stage(name, pixels)
 
     def fail(self, reason: str) -> None:

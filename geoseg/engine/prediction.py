@@ -107,7 +107,7 @@ def forget_networks(but: Collection[_Key] = (), spare: int = 0) -> None:
     """Frees the memory of the networks of this process, but for some and a few of those that were used last."""
     with _opening:
         others = [key for key in _networks if key not in but]
-        for key in others[: len(others) - spare] if spare else others:
+        for key in others[: max(len(others) - spare, 0)]:
             del _networks[key]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,6 +16,7 @@ from affine import Affine
 from rasterio.warp import Resampling, reproject, transform_bounds
 
 from geoseg import Execution, RunSettings, VectorSettings, run, run_catalogue
+from geoseg.engine.progress import Silent
 from geoseg.errors import InputError, OutputError
 
 SIDE = 300
@@ -159,6 +161,45 @@ def test_again_and_with_scenes_that_were_added(land, merged, uncut, tmp_path):
             tmp_path / "run",
             settings=RunSettings(models=("ndwi",), bands=("1", "2"), vector=VectorSettings(simplify_m=2)),
         )
+
+
+def test_killed_while_merging(land, merged, tmp_path):
+    home = tmp_path / "run"
+    shutil.copytree(merged.directory, home)
+    (home / "run.json").unlink()  # it is written last
+    (home / "water.geojson").unlink()
+    (home / ".geoseg" / "merge").mkdir()
+    (home / ".geoseg" / "merge" / "water-0.arrow").write_bytes(b"half")
+    again = run_catalogue(land / "scenes", home, settings=SETTINGS)
+    assert {scene.state for scene in again.scenes} == {"reused"}
+    assert files(home) == files(merged.directory)
+
+
+class Notes(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_workers_are_started_once_and_notes_told_once(land, tmp_path):
+    paths = sorted((land / "scenes").iterdir())[:3]
+    notes = Notes()
+    workers = run_catalogue(paths, tmp_path / "run", settings=SETTINGS, execution=Execution(workers=1), progress=notes)
+    assert workers.executor == "1 Dask worker"
+    titles = [note for note in notes.notes if note.startswith("scene ")]
+    assert titles == [f"scene {n} of 3: {path.stem}" for n, path in enumerate(paths, 1)]
+    assert len(set(notes.notes)) == len(notes.notes)
+    started = [
+        json.loads((workers.directory / "scenes" / path.stem / "run.json").read_text())["peak_memory_bytes"]["worker"]
+        for path in paths
+    ]
+    assert started == sorted(started), "a peak that falls is that of another process"
+    alone = run_catalogue(paths, tmp_path / "alone", settings=SETTINGS)
+    assert files(workers.directory) == files(alone.directory)
 
 
 def test_tiles_that_only_touch(land, uncut, tmp_path):
