@@ -49,9 +49,9 @@ class SceneOutcome:
     Attributes:
         name: of its folder.
         source: path or URL, without a URL's query.
-        state: ``done`` in this run, ``reused`` from an earlier one, or ``failed``.
+        state: ``done`` in this run, ``reused`` from an earlier one, or ``failed``, wholly or in a part.
         reason: why it failed, in one line.
-        polygons: by layer.
+        polygons: by layer, as far as it was done.
     """
 
     name: str
@@ -201,9 +201,19 @@ def _run_one(
         why = str(error) if isinstance(error, GeosegError) else f"{type(error).__name__}: {error}"
         reason = " ".join(why.split())
         told.fail(reason)
-        return SceneOutcome(scene.name, source, "failed", reason, {}), None
-    polygons = {name: layer.polygons for name, layer in result.layers.items()}
-    return SceneOutcome(scene.name, source, "done" if told.ran else "reused", None, polygons), result
+        left = _left(home, error)
+        return SceneOutcome(scene.name, source, "failed", reason, _polygons(left)), left
+    return SceneOutcome(scene.name, source, "done" if told.ran else "reused", None, _polygons(result)), result
+
+
+def _left(home: Path, error: Exception) -> Result | None:
+    """What a run wrote although some of its windows failed; of a scene that was refused, nothing counts."""
+    record = None if isinstance(error, InputError) else read_record(home)
+    return None if record is None else Result.from_json(home, record)
+
+
+def _polygons(result: Result | None) -> dict[str, int]:
+    return {} if result is None else {name: layer.polygons for name, layer in result.layers.items()}
 
 
 def _merged(

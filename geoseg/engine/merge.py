@@ -2,7 +2,7 @@
 
 What scenes share is decided in :mod:`geoseg.stages.overlap`. Here their layers are read, two scenes at a time, and
 written on: a polygon that no other scene saw goes through as it is, to the last bit unless its CRS is another. Held in
-memory are a few recently read layers of scenes, about two hundred bytes for each polygon that shares ground with
+memory are a few recently read layers of scenes, about five hundred bytes for each polygon that shares ground with
 another scene's, and the parts of one object while they are joined.
 """
 
