@@ -4,6 +4,7 @@
 >>> result = geoseg.run("scene.tif", "layers")        # doctest: +SKIP
 >>> result.layers["water"].area_m2                    # doctest: +SKIP
 >>> fields = result.layer("field")  # a GeoDataFrame  # doctest: +SKIP
+>>> geoseg.run_catalogue("scenes/", "layers")         # doctest: +SKIP
 
 Heavy packages are imported when a name is first used, so ``import geoseg`` is quick.
 """
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoseg.engine.catalogue import CatalogueResult, run_catalogue
     from geoseg.engine.plan import Plan, make_plan
     from geoseg.engine.result import Result
     from geoseg.engine.workflow import run, vectorize
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Card",
+    "CatalogueResult",
     "EvaluationSettings",
     "Execution",
     "GeosegError",
@@ -40,12 +43,14 @@ __all__ = [
     "make_plan",
     "models",
     "run",
+    "run_catalogue",
     "train",
     "vectorize",
 ]
 
 _ROOMS = {
     "Card": ("geoseg.models.card", "Card"),
+    "CatalogueResult": ("geoseg.engine.catalogue", "CatalogueResult"),
     "EvaluationSettings": ("geoseg.settings", "EvaluationSettings"),
     "Execution": ("geoseg.settings", "Execution"),
     "GeosegError": ("geoseg.errors", "GeosegError"),
@@ -59,6 +64,7 @@ _ROOMS = {
     "make_plan": ("geoseg.engine.plan", "make_plan"),
     "models": ("geoseg.models.zoo", "available"),
     "run": ("geoseg.engine.workflow", "run"),
+    "run_catalogue": ("geoseg.engine.catalogue", "run_catalogue"),
     "train": ("geoseg.training.train", "train"),
     "vectorize": ("geoseg.engine.workflow", "vectorize"),
 }

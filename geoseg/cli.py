@@ -305,32 +305,50 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("scene")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @_output_options(_WHERE_LAYERS_GO, "Replace what an earlier run left in DIR.")
+@click.option("--asset", metavar="NAME", help="Of STAC items. [default: visual, data or the like, else a GeoTIFF]")
+@click.option("--datetime", metavar="START/END", help="Only STAC items of this time; either end may be '..'.")
 @_scene_options
 @_vector_options
 @_execution_options
 @_progress_option
-def run(scene: str, directory: Path | str, *, overwrite: bool, quiet: bool, progress: str, **options: Any) -> None:
-    """Label a scene and write its polygon layers to DIR.
+def run(
+    scenes: tuple[str, ...],
+    directory: Path | str,
+    *,
+    asset: str | None,
+    datetime: str | None,
+    overwrite: bool,
+    quiet: bool,
+    progress: str,
+    **options: Any,
+) -> None:
+    """Label scenes and write their polygon layers to DIR.
 
-    SCENE is a path or URL that GDAL reads. The same command again resumes a run that was stopped, and predicts anew the
-    windows that failed: DIR/failed.geojson shows them.
+    SCENE is a path or URL that GDAL reads. Of several, or of a folder, a glob, a CSV (a column path; perhaps name and
+    datetime), a STAC file or a STAC API's collection or search, each is written to DIR/scenes/NAME, and merged layers
+    to DIR, in which nothing is found twice. The same command again resumes a run that was stopped, and predicts anew
+    the windows that failed: DIR/failed.geojson shows them.
     """
     settings, execution = _run_settings(options), _execution(options)
     with _told(progress, quiet=quiet) as told:
-        from geoseg.engine.workflow import run as run_workflow
+        from geoseg.engine.scenes import is_one_scene
 
-        told.end(
-            run_workflow(
-                scene,
-                directory,
-                settings=settings,
-                execution=execution,
-                overwrite=overwrite,
-                progress=told.progress,
-            )
-        )
+        common: dict[str, Any] = {
+            "settings": settings,
+            "execution": execution,
+            "overwrite": overwrite,
+            "progress": told.progress,
+        }
+        if is_one_scene(scenes):
+            from geoseg.engine.workflow import run as run_workflow
+
+            told.end(run_workflow(scenes[0], directory, **common))
+        else:
+            from geoseg.engine.catalogue import run_catalogue
+
+            told.end(run_catalogue(scenes, directory, asset=asset, datetime=datetime, **common))
 
 
 @cli.command()

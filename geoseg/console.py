@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -150,6 +151,8 @@ def _duration(seconds: float) -> str:
 
 def show_result(result: Result) -> None:
     """The closing tables: polygons, area and share of each class; seconds and rate of each stage."""
+    from geoseg.engine.catalogue import CatalogueResult
+
     console = Console()
     layers = Table("layer", title=None, box=None, header_style="bold")
     for heading in ("polygons", "area", "share"):
@@ -172,6 +175,10 @@ def show_result(result: Result) -> None:
     if result.failed:
         missing = f"{_counted(len(result.failed), 'window')} failed and are in no layer, see {FAILED}"
         console.print(f"{missing}; the same command again tries them again", highlight=False, soft_wrap=True)
+    if isinstance(result, CatalogueResult):
+        states = Counter(scene.state for scene in result.scenes)
+        told = ", ".join(f"{states[state]} {state}" for state in ("done", "reused", "failed") if states[state])
+        console.print(f"{len(result.scenes)} scenes: {told}", highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"{result.directory}: {', '.join((*result.files, 'run.json'))}",
         highlight=False,

@@ -10,7 +10,8 @@
     │   └── OutputError      an output that exists with other settings, or cannot be written
     ├── ReadError          pixels that could not be read this time                 exit 1
     ├── WriteError         no room or no right to write; what was finished is kept      exit 1
-    └── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
+    ├── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
+    └── CatalogueError     some scenes failed; the others are done, run again for the rest   exit 1
 
 A message is one line: what was given, what was expected, what to do.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "CatalogueError",
     "ChunkError",
     "GeosegError",
     "InputError",
@@ -80,3 +82,7 @@ class WriteError(GeosegError):
 
 class ChunkError(GeosegError):
     """Some chunk failed. The finished chunks are kept; running again resumes."""
+
+
+class CatalogueError(GeosegError):
+    """Some scenes of a catalogue failed. The others are done and merged; running again does the missing ones."""

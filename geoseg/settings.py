@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 from dataclasses import asdict, dataclass
@@ -74,6 +75,13 @@ def require_formats(formats: tuple[str, ...]) -> None:
 def _require_not_negative(name: str, value: float, unit: str) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise SettingsError(f"--{name} is {value}: give a number of {unit} >= 0")
+
+
+def _require_moment(value: str | None) -> None:
+    try:
+        _ = value is None or dt.datetime.fromisoformat(value)
+    except ValueError:
+        raise SettingsError(f"datetime {value!r} is not ISO 8601; give one like 2024-06-30T10:15:00Z") from None
 
 
 def _require_one_of(name: str, value: str, kind: Any) -> None:
@@ -175,6 +183,7 @@ class RunSettings:
             of all tiles that overlap at a pixel, weighted so, before classes are decided.
         refine: how scores are brought to the edges in the image before classes are decided.
         tta: test-time augmentation: ``d4`` averages scores over the eight ways to turn and mirror a tile.
+        datetime: when the scene was taken, ISO 8601; ``None`` is what the raster says.
         device: where the models run.
         runtime: what runs their networks; ``auto`` is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX
             files, else torch.
@@ -192,6 +201,7 @@ class RunSettings:
     stitch: Stitch = "crop"
     refine: Refinement = "none"
     tta: Tta = "none"
+    datetime: str | None = None
     device: Device = "auto"
     runtime: RuntimeName = "auto"
     precision: Precision = "auto"
@@ -224,6 +234,7 @@ class RunSettings:
             raise SettingsError(f"--stitch is {self.stitch}, and tiles with --halo 0 share nothing to blend: give more")
         _require_one_of("refine", self.refine, Refinement)
         _require_one_of("tta", self.tta, Tta)
+        _require_moment(self.datetime)
         _require_one_of("device", self.device, Device)
         _require_one_of("runtime", self.runtime, RuntimeName)
         _require_one_of("precision", self.precision, Precision)

@@ -133,6 +133,7 @@ def test_packages_stay_in_their_rooms(path):
 def test_public_names_are_pinned_and_there():
     assert geoseg.__all__ == [
         "Card",
+        "CatalogueResult",
         "EvaluationSettings",
         "Execution",
         "GeosegError",
@@ -146,6 +147,7 @@ def test_public_names_are_pinned_and_there():
         "make_plan",
         "models",
         "run",
+        "run_catalogue",
         "train",
         "vectorize",
     ]

@@ -23,7 +23,11 @@ _log = logging.getLogger("geoseg.worker")
 
 
 def call(stage: str, kernel: Callable[[Any, Item], Result], job: Any, item: Item) -> tuple[float, Result]:
-    """Calls ``kernel(job, item)``, see :func:`geoseg.engine.faults.attempt`; returns the seconds that it took, and its result."""
+    """Calls ``kernel(job, item)``, see :func:`geoseg.engine.faults.attempt`.
+
+    Returns:
+        the seconds that it took, and its result.
+    """
     name = _name_of(item)
     _log.info("%s %s begins", stage, name)
     start = time.perf_counter()

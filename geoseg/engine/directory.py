@@ -266,7 +266,8 @@ class RunDirectory:
         if not result.failed:
             (self.path / FAILED).unlink(missing_ok=True)
         _write_json(self.path / RECORD, {"identity": self._identity, **facts, **result.to_json()})
-        for folder in (self._root / "masks").iterdir():
+        masks = self._root / "masks"
+        for folder in masks.iterdir() if isinstance(masks, RemotePath) or masks.exists() else ():
             self.store(folder.name).drop_intermediates()
 
 

@@ -212,6 +212,7 @@ class Plan:
             "halo": {part.name: part.lattice.halo for part in self.passes},
             "stitch": {part.name: part.stitch for part in self.passes},
             "refine": settings.refine,
+            **({"datetime": settings.datetime} if settings.datetime else {}),
             "tta": {part.name: part.tta for part in self.passes},
             "device": self.device,
             "runtime": {part.name: part.runtime for part in self.passes},
@@ -236,6 +237,8 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
         InputError: anything that would keep the run from being right, in one line.
     """
     scene = Scene.open(path)
+    if settings.datetime is not None:
+        scene = replace(scene, datetime=settings.datetime)
     choices, notes = choose_models(scene, settings)
     any_file = settings.runtime == "auto" and any(choice.card.is_onnx for choice in choices)
     asked = execution or Execution()

@@ -69,6 +69,7 @@ class PredictJob:
         refine: how scores are refined.
         shares: of the passes.
         at_once: calls of each network that run at the same time in a process, on a CPU; 0 is one for each core.
+        spare: how many networks of other jobs stay loaded, because these will come again.
     """
 
     scene: Scene
@@ -82,6 +83,7 @@ class PredictJob:
     refine: Refinement
     shares: tuple[PredictShare, ...]
     at_once: int
+    spare: int = 0
 
     def tiles(self, chunk: Chunk) -> Iterator[Tile]:
         """What is predicted for a chunk: its own tiles, or with blending all that hold a pixel of it."""
@@ -96,14 +98,16 @@ class PredictJob:
 _Key: TypeAlias = tuple[Callable[..., Runtime], Path, str, int, tuple[tuple[str, Any], ...]]
 """what opens a network (``open_runtime`` or ``open_scorer``), card, digest, tile, and arguments by name"""
 
-_networks: dict[_Key, tuple[Card, Runtime]] = {}  # of this process; all threads share them
+# of this process, the one asked for last at the end; all threads share them
+_networks: dict[_Key, tuple[Card, Runtime]] = {}
 _opening = threading.Lock()
 
 
-def forget_networks(but: Collection[_Key] = ()) -> None:
-    """Frees the memory of the networks of this process."""
+def forget_networks(but: Collection[_Key] = (), spare: int = 0) -> None:
+    """Frees the memory of the networks of this process, but for some and a few of those that were used last."""
     with _opening:
-        for key in _networks.keys() - set(but):
+        others = [key for key in _networks if key not in but]
+        for key in others[: max(len(others) - spare, 0)]:
             del _networks[key]
 
 
@@ -131,7 +135,8 @@ def _open(key: _Key) -> tuple[Card, Runtime]:
                     f"{model} is another model here than where the run began; give all workers the same one"
                 )
             _networks[key] = card, opens(replace(card, tile=tile), **dict(how))
-        return _networks[key]
+        _networks[key] = network = _networks.pop(key)
+        return network
 
 
 def _network(job: PredictJob, share: PredictShare) -> Network:
@@ -159,7 +164,7 @@ def predict(job: PredictJob, chunk: Chunk) -> None:
     shares = job.lacking(chunk)
     if not shares:  # a retry of what another worker finished
         return
-    forget_networks(but=[_key(job, share) for share in job.shares])  # those of an earlier job
+    forget_networks(but=[_key(job, share) for share in job.shares], spare=job.spare)  # those of an earlier job
     results = predict_chunk(
         job.tiles(chunk),
         chunk.window,

@@ -109,6 +109,7 @@ class PassSummary:
         valid_pixels: of its mask.
         mask: file name of its mask.
         chunks: of its stages, by their names.
+        kept_apart: those of its classes whose touching instances are kept apart.
     """
 
     model: str
@@ -124,6 +125,7 @@ class PassSummary:
     valid_pixels: int
     mask: str
     chunks: Mapping[str, ChunkCount] = field(default_factory=dict)
+    kept_apart: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -133,7 +135,8 @@ class PassSummary:
     def from_json(cls, record: Mapping[str, Any]) -> PassSummary:
         """Reads what :meth:`to_json` gave."""
         chunks = {stage: ChunkCount.from_json(count) for stage, count in record.get("chunks", {}).items()}
-        return cls(**{**record, "classes": tuple(record["classes"]), "chunks": chunks})
+        names = {name: tuple(record[name]) for name in ("classes", "kept_apart") if name in record}
+        return cls(**{**record, **names, "chunks": chunks})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from geoseg.atomic import local_copies
 from geoseg.codes import NODATA
@@ -46,8 +46,20 @@ if TYPE_CHECKING:
     from geoseg.engine.vector_half import VectorHalf
     from geoseg.export.rows import Layer
 
-__all__ = ["run", "vectorize"]
+__all__ = ["Opener", "run", "vectorize"]
 
+
+class Opener(Protocol):
+    """What gives an executor: ``open_executor``, or who keeps one for many runs."""
+
+    def __call__(
+        self, execution: Execution, *, gpus: int = 0, note: Callable[[str], None] = ...
+    ) -> AbstractContextManager[Executor]:
+        """See ``open_executor``."""
+        ...
+
+
+_KEPT_BYTES = 3 << 30  # of networks that wait for the next scene
 _GIVEN = "mask"  # what a mask is called that no model made
 _PACKAGES = (
     "geoseg",
@@ -69,6 +81,7 @@ def run(
     execution: Execution | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    opened: Opener | None = None,
 ) -> Result:
     """Turns a scene into polygon layers.
 
@@ -80,6 +93,7 @@ def run(
         execution: how to cut the work and who does it; never changes the layers.
         overwrite: replace what an earlier run left there.
         progress: sees the run go by; silent by default.
+        opened: gives an executor that other runs use, too; so networks stay loaded. ``None`` opens and closes one.
 
     A chunk that cannot be predicted (a damaged block, a source that is away for longer than some seconds) is nodata in
     the mask and in no layer; all others are finished and written, and then there is a ``ChunkError``. ``run.json`` and
@@ -105,13 +119,13 @@ def run(
             progress.note(note)
         watch = Watch(progress)
         output.require_reach(plan.execution)
-        with _opened(plan.execution, progress, gpus=plan.gpus) as executor:
+        with _opened(plan.execution, progress, gpus=plan.gpus, opener=opened or open_executor) as executor:
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             executor.admit(_terms(output, plan.passes), output.logs)
             _warn_of_compilation(progress)
             with keeping(output.path):
                 with _preparing_the_rest():
-                    chunks, failed = _predict_all(plan, stores, executor, watch)
+                    chunks, failed = _predict_all(plan, stores, executor, watch, keep=opened is not None)
                 if failed:
                     _go_on_without(output, failed, watch)
                 halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
@@ -276,8 +290,10 @@ def _watch_of(plan: Plan, passes: Sequence[Pass], watch: Watch) -> Watch:
 
 
 @contextmanager
-def _opened(execution: Execution, progress: Progress, *, gpus: int) -> Iterator[Executor]:
-    with open_executor(execution, gpus=gpus, note=progress.note) as executor:
+def _opened(
+    execution: Execution, progress: Progress, *, gpus: int, opener: Opener = open_executor
+) -> Iterator[Executor]:
+    with opener(execution, gpus=gpus, note=progress.note) as executor:
         if executor.dashboard:
             progress.note(f"dashboard: {executor.dashboard}")
         yield executor
@@ -294,8 +310,11 @@ def _terms(output: RunDirectory, passes: Sequence[Pass] = ()) -> Terms:
     )
 
 
-def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store]) -> prediction.PredictJob:
-    """The job of passes that are shown the same pixels."""
+def _predict_job(
+    plan: Plan, together: Sequence[Pass], stores: Mapping[str, Store], *, keep: bool
+) -> prediction.PredictJob:
+    """The job of passes that are shown the same pixels; others' networks are kept for the next scene, if small."""
+    small = sum(part.worker_bytes for part in plan.passes) <= _KEPT_BYTES
     shown = together[0]
     return prediction.PredictJob(
         scene=shown.grid,
@@ -320,17 +339,21 @@ def _predict_job(plan: Plan, together: Sequence[Pass], stores: Mapping[str, Stor
             for part in together
         ),
         at_once=plan.execution.threads or 0,
+        spare=len(plan.passes) - len(together) if keep and small else 0,
     )
 
 
 def _predict_all(
-    plan: Plan, stores: Mapping[str, Store], executor: Executor, watch: Watch
+    plan: Plan, stores: Mapping[str, Store], executor: Executor, watch: Watch, *, keep: bool
 ) -> tuple[dict[str, ChunkCount], list[FailedWindow]]:
-    """Predicts what is missing; returns the chunks of each pass, and the windows that are missing still."""
+    """Predicts what is missing; returns the chunks of each pass, and the windows that are missing still.
+
+    With ``keep`` networks stay loaded, for the next scene.
+    """
     counts: dict[str, ChunkCount] = {}
     failed: list[FailedWindow] = []
     for together in plan.reads:
-        job = _predict_job(plan, together, stores)
+        job = _predict_job(plan, together, stores, keep=keep)
         done = [share.store.predicted(job.lattice.chunks()) for share in job.shares]
         lacking = {
             chunk: [share for share, there in zip(job.shares, done, strict=True) if chunk not in there]
@@ -341,6 +364,8 @@ def _predict_all(
                 share.store.drop_intermediates()  # of a mask with windows that were missing
                 share.store.make_folders()
         failures = _predict(job, lacking, executor, _watch_of(plan, together, watch))
+        if not keep:
+            prediction.forget_networks()
         for part, share in zip(together, job.shares, strict=True):
             todo = [chunk for chunk, shares in lacking.items() if share in shares]
             own = {chunk: error for chunk, error in failures.items() if not share.store.is_predicted(chunk)}
@@ -376,7 +401,6 @@ def _predict(
             needs_gpu=job.device == "cuda",
             on_failure=fail,
         )
-    prediction.forget_networks()
     return failures
 
 
@@ -454,6 +478,7 @@ def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf, predicted: ChunkC
         valid_pixels=half.valid_pixels,
         mask=plan.raster_name(part),
         chunks=half.watch.chunks | {"predict": predicted},
+        kept_apart=tuple(name for name, code in part.codes.items() if code in dict(part.vector.boundaries)),
     )
 
 

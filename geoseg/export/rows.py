@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,7 +27,19 @@ from geoseg.remote import Place
 from geoseg.rings import Polygons
 from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
 
-__all__ = ["BATCH_ROWS", "LAYER_SCHEMA", "Column", "Layer", "attributes", "read_layers", "to_utc", "write_rows"]
+__all__ = [
+    "BATCH_ROWS",
+    "LAYER_SCHEMA",
+    "Column",
+    "Layer",
+    "attributes",
+    "read_layer",
+    "read_layers",
+    "row_schema",
+    "to_utc",
+    "write_batch",
+    "write_rows",
+]
 
 BATCH_ROWS = 32_768
 BATCH_BYTES = 1 << 24  # of geometries: a batch of rivers has fewer rows
@@ -107,8 +120,19 @@ def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
         )
     )
     arrays.append(pa.StructArray.from_arrays([pa.array(corner) for corner in bounds], fields=list(_BBOX)))
-    with staged(path) as inside, pa.OSFile(str(inside), "wb") as file, pa.ipc.new_file(file, _ROW_SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=_ROW_SCHEMA))
+    write_batch(path, pa.record_batch(arrays, schema=_ROW_SCHEMA))
+
+
+def row_schema(more: Mapping[str, Column]) -> pa.Schema:
+    """The columns of row files in which `class`, `datetime`, `model` and further columns differ from row to row."""
+    named = {name: column for name, column in LAYER_SCHEMA.items() if name not in _ROW_SCHEMA.names} | dict(more)
+    return pa.schema([*_ROW_SCHEMA, *((name, column.type) for name, column in named.items())])
+
+
+def write_batch(path: Place, batch: pa.RecordBatch) -> None:
+    """Write rows as one Arrow file, whole or not at all."""
+    with staged(path) as inside, pa.OSFile(str(inside), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +220,24 @@ def read_layers(
     }
 
 
+def read_layer(name: str, files: Iterable[Path], *, crs: pyproj.CRS, more: Mapping[str, Column]) -> Layer:
+    """Make one layer of row files of :func:`row_schema`, as :func:`read_layers` does.
+
+    Args:
+        name: of the class; all rows are taken.
+        files: in any order; together they hold each polygon once.
+        crs: of the geometries.
+        more: the further columns.
+    """
+    paths = [str(path) for path in files]
+    keys = []
+    for file, path in enumerate(paths):
+        rows = _open_rows(path)
+        if len(rows):
+            keys.append(_Keys.of(rows, file, np.arange(len(rows))))
+    return _layer_of(name, keys, lru_cache(maxsize=_OPEN_FILES)(lambda file: _open_rows(paths[file])), crs, {}, more)
+
+
 class _Keys(NamedTuple):
     """What is kept of one code's rows in one file, to sort and sum them."""
 
@@ -228,9 +270,12 @@ def _layer_of(
     opened: Callable[[int], pa.RecordBatch],
     crs: pyproj.CRS,
     constants: Mapping[str, Any],
+    more: Mapping[str, Column] = MappingProxyType({}),
 ) -> Layer:
-    """Sort the rows of one class."""
-    schema = pa.schema([(column, LAYER_SCHEMA[column].type) for column in LAYER_SCHEMA] + [("bbox", _BBOX)])
+    """Sort the rows of one class; their columns are those of a layer but for the constants."""
+    named = {name: LAYER_SCHEMA[name] for name in LAYER_SCHEMA if name != "geometry"} | dict(more)
+    types = {name: column.type for name, column in named.items()}
+    schema = pa.schema([*types.items(), ("geometry", LAYER_SCHEMA["geometry"].type), ("bbox", _BBOX)])
     if keys:
         hilbert, ids, file, row, sizes = (np.concatenate(parts) for parts in list(zip(*keys, strict=True))[:5])
         order = np.lexsort((ids, hilbert))
@@ -259,7 +304,7 @@ def _layer_of(
             back = np.empty_like(by_file)
             back[by_file] = np.arange(by_file.size)
             together = pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(back))
-        columns = {column: together[column] for column in (*_OWN, "bbox")}
+        columns = {column: together[column] for column in (*types, "bbox") if column not in constants}
         columns["geometry"] = together["geometry"].cast(pa.binary())
         for column, value in constants.items():
             columns[column] = pa.repeat(pa.scalar(value, type=LAYER_SCHEMA[column].type), stop - start)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geoseg.errors import InputError
 from geoseg.rings import Polygons, run_offsets
 
-__all__ = ["Ground", "ground_bounds", "hilbert_keys", "to_wkb"]
+__all__ = ["Ground", "ground_bounds", "hilbert_keys", "hilbert_places", "to_wkb"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -93,6 +93,18 @@ def hilbert_keys(polygons: Polygons, shape: tuple[int, int]) -> Integers:
         raise InputError(f"a scene of {shape[1]} x {shape[0]} pixels is too wide; geoseg takes sides below 2^29 pixels")
     left, top, right, bottom = _bounds_px(polygons).T
     return _hilbert(left + right, top + bottom, order)
+
+
+def hilbert_places(cols: Integers, rows: Integers, order: int) -> Integers:
+    """Indices of places along the Hilbert curve of :func:`hilbert_keys` that fills a square of side 2^order.
+
+    Args:
+        cols: int64 ``(n,)``, 0 to 2^order - 1.
+        rows: the same.
+        order: at most 31.
+    """
+    keys: Integers = _hilbert(cols, rows, order)
+    return keys
 
 
 def _to_ground(polygons: Polygons, transform: Affine) -> Floats:
