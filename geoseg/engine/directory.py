@@ -124,6 +124,8 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and isinstance(self.path, RemotePath):
+                raise _out_of_reach(self.path, "read", error) from None
             raise OutputError(
                 f"{self._manifest_path} cannot be read: {error}; give another -o, or --overwrite"
             ) from None
@@ -297,7 +299,7 @@ def _holds_other_than(folder: Place, name: str) -> bool:
     except OSError as error:
         if isinstance(folder, Path):
             raise
-        raise OutputError(f"{folder} cannot be read: {error.strerror}; look at the bucket and your access") from None
+        raise _out_of_reach(folder, "read", error) from None
 
 
 def _require_writable(folder: Place) -> None:
@@ -309,7 +311,12 @@ def _require_writable(folder: Place) -> None:
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}; look at the bucket and your access") from None
+        raise _out_of_reach(folder, "written", error) from None
+
+
+def _out_of_reach(folder: RemotePath, verb: str, error: OSError) -> OutputError:
+    why = (error.strerror or str(error)).rstrip(".")
+    return OutputError(f"{folder} cannot be {verb}: {why}; look at the bucket, the address and your access")
 
 
 def _short(value: object) -> str:

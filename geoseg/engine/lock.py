@@ -30,6 +30,7 @@ LAPSE_S = 60.0
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _SETTLE_S = 1.0  # two that took over at once see by then whose object stayed
 _TURNS = 3
+_LAST_BEAT_S = 5.0
 
 
 class Lock(Protocol):
@@ -229,7 +230,9 @@ class _Lease:
     def release(self) -> None:
         """See :meth:`Lock.release`."""
         self._over.set()
-        self._beats.join()
-        with suppress(OSError):  # else it lapses
+        self._beats.join(_LAST_BEAT_S)
+        if self._beats.is_alive():  # the store is not there: the lease lapses, and nobody need wait for that
+            return
+        with suppress(OSError):
             if (self._read() or {}).get("owner") == self._owner:
                 self._path.unlink(missing_ok=True)
