@@ -106,7 +106,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "nthreads": 1,
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
-            "silence_logs": logging.ERROR,
+            "silence_logs": logging.CRITICAL,
             "config": _WORKER_CONFIG,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
