@@ -81,7 +81,7 @@ def make_plugin(name: str, terms: Terms | None, logs: Path | None) -> Any:
 
     wanted, packed = version("geoseg"), pickle.dumps((terms, logs))
 
-    class Admission(WorkerPlugin):  # type: ignore[misc]
+    class Admission(WorkerPlugin):
         refusal: str | None = None
         end: Any = None
 

@@ -45,7 +45,7 @@ def _name_of(item: Any) -> str:
 def begin_log(folder: Path | None, worker: str) -> Callable[[], None]:
     """Begins to write down what this process does, until the function that is returned is called.
 
-    Also what Dask warns of, and where each thread was when the process crashed. The last line of a worker that died
+    Also what Dask says, and where each thread was when the process crashed. The last line of a worker that died
     names the chunk that it was doing.
 
     Args:
@@ -55,7 +55,8 @@ def begin_log(folder: Path | None, worker: str) -> Callable[[], None]:
     if folder is None:
         return _forget_networks
     folder.mkdir(exist_ok=True)
-    handler = logging.FileHandler(folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', worker)}.log", encoding="utf-8")
+    file = (folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', worker)}.log").open("a", encoding="utf-8")
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     loggers = (_log, logging.getLogger("distributed"))
     _log.setLevel(logging.INFO)
@@ -63,14 +64,14 @@ def begin_log(folder: Path | None, worker: str) -> Callable[[], None]:
         logger.addHandler(handler)
     watches = not faulthandler.is_enabled()
     if watches:
-        faulthandler.enable(handler.stream)
+        faulthandler.enable(file)
 
     def end() -> None:
         if watches:
             faulthandler.disable()
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        file.close()
         _forget_networks()
 
     return end

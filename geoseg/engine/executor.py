@@ -248,7 +248,7 @@ def complete(
     lost: list[tuple[Item, BaseException]] = []
     total = 0
     for turn, pause in enumerate((*_PAUSES_S, None)):
-        failed = []
+        failed: list[tuple[Item, BaseException]] = []
         with closing(go_over(items)) as outcomes:  # whatever interrupts this, what is under way ends before
             for item, result, error in outcomes:
                 total += turn == 0
