@@ -50,7 +50,7 @@ def _name_of(item: Any) -> str:
 def begin_log(folder: Path | None, worker: str) -> Callable[[], None]:
     """Begins to write down what this process does, until the function that is returned is called.
 
-    Also what Dask warns of, and where each thread was when the process crashed. The last line of a worker that died
+    Also what Dask says, and where each thread was when the process crashed. The last line of a worker that died
     names the chunk that it was doing.
 
     Args:
@@ -76,7 +76,6 @@ def begin_log(folder: Path | None, worker: str) -> Callable[[], None]:
             faulthandler.disable()
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
         file.close()
         _forget_networks()
 

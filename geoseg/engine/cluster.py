@@ -114,7 +114,10 @@ def connect(execution: Execution, *, gpus: int, note: Callable[[str], None]) -> 
     Raises:
         SettingsError: no scheduler answers, no worker comes, or the cluster's file cannot be followed.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    import distributed  # noqa: F401 - first, since it sets the levels of its loggers
+
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if execution.cluster is not None:
         file = _read_file(Path(execution.cluster))
         if file.cluster is not None:
@@ -235,16 +238,25 @@ def _security(file: _File) -> Any:
 @contextmanager
 def _joined(scheduler: str, security: Any) -> Iterator[Any]:
     """A client of a scheduler that is left running."""
-    from distributed import Client
+    from distributed import Client, Security
 
+    try:
+        encrypted = (security or Security()).get_connection_args("client")["ssl_context"] is not None
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"the TLS files in Dask's configuration or the cluster's file are no good: {error}"
+        ) from None
+    if scheduler.startswith("tls://") and not encrypted:
+        raise SettingsError(
+            f"--scheduler {scheduler} asks for TLS without saying which certificates; name them in Dask's "
+            "configuration (distributed.comm.tls), or with --cluster FILE"
+        )
     try:
         client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False, security=security)
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
-        hint = "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
-        if scheduler.startswith("tls://") and security is None:
-            hint += "; for TLS name the certificates in Dask's configuration, or with --cluster FILE"
         raise SettingsError(
-            f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__}); {hint}"
+            f"no Dask scheduler answers at {scheduler} ({error or type(error).__name__}); "
+            "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
         ) from None
     with client:
         if not client.scheduler_info(n_workers=1)["workers"]:

@@ -138,7 +138,8 @@ class _Crew:
                     self.client.register_plugin(make_plugin(self._name, terms, logs), name=self._name)
                     break
                 time.sleep(_TRY_AGAIN_S)
-            found = self.client.run(refusal_of(self._name), on_error="ignore")
+            with self.asking() as client:
+                found = client.run(refusal_of(self._name), on_error="ignore")
         refusals = {address: refusal for address, refusal in found.items() if refusal is not None}
         if refusals:
             address, refusal = next(iter(refusals.items()))
@@ -147,24 +148,37 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Lets the workers go."""
-        with suppress(*_losses()):
-            self.client.unregister_worker_plugin(self._name)
+        with suppress(*_losses()), self.asking() as client:
+            client.unregister_worker_plugin(self._name)
 
     def peak_bytes(self) -> int:
         """Most memory that one of them has taken."""
-        with suppress(*_losses()):  # a figure for run.json is not worth a run
-            return max(self.client.run(peak_bytes, on_error="ignore").values(), default=0)
+        with suppress(*_losses()), self.asking() as client:  # a figure for run.json is not worth a run
+            return max(client.run(peak_bytes, on_error="ignore").values(), default=0)
         return 0
+
+    @contextmanager
+    def asking(self) -> Iterator[Any]:
+        """The client, as long as it is connected.
+
+        Raises:
+            _LostError: the scheduler is gone. What a kernel raised passes.
+        """
+        if self.client.status != "running":
+            raise _LostError
+        try:
+            yield self.client
+        except OSError as error:
+            raise _LostError from error
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the scheduler says of them, by address. Notes what happened to some since the last time.
 
         Raises:
-            ConnectionError: the scheduler is gone.
+            _LostError: the scheduler is gone.
         """
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        if self.client.status == "closed":
-            raise ConnectionError("it does not answer")
+        with self.asking() as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"]
         while not self._events.empty():
             self._note(self._events.get())
         return {address: worker for address, worker in workers.items() if worker["resources"].get(self._name)}
@@ -182,7 +196,8 @@ class _Crew:
 
     def idle(self, gpu: float) -> int:
         """How many tasks more they could do, by what the scheduler gave them to do."""
-        processing = self.client.processing()
+        with self.asking() as client:
+            processing = client.processing()
         return sum(
             max(0, worker["nthreads"] - len(processing.get(address, ())))
             for address, worker in self.workers().items()
@@ -194,11 +209,13 @@ class _Crew:
         resources = {self._name: 1.0} | ({"GPU": gpu} if gpu else {})
         how: dict[str, Any] = {}
         if other_than is not None:
-            processing = self.client.processing()
+            with self.asking() as client:
+                processing = client.processing()
             others = [name for name in self.workers() if other_than.key not in processing.get(name, ())]
             how = {"workers": others, "allow_other_workers": True} if others else {}
         key = f"{self._name}-{key}"
-        return self.client.submit(function, item, key=key, pure=False, retries=0, resources=resources, **how)
+        with self.asking() as client:
+            return client.submit(function, item, key=key, pure=False, retries=0, resources=resources, **how)
 
     def death(self, killed: Any) -> str:
         """What is known of the last worker that died, from Dask's ``KilledWorker``."""
@@ -264,8 +281,8 @@ class _Stage:
             for item in suspects:
                 yield from self._go_over([item], None)
         finally:
-            with suppress(*_losses()):
-                self._crew.client.cancel(list(self._under_way))
+            with suppress(*_losses()), self._crew.asking() as client:
+                client.cancel(list(self._under_way))
 
     def _go_over(self, items: Iterable[Item], suspects: list[Item] | None) -> Outcomes[Item]:
         """The same; without a list for suspects, one after the other."""
@@ -337,27 +354,28 @@ class _Stage:
         attempt.futures.remove(future)
         result: Any = None
         error: BaseException | None = None
-        if future.status == "error":
-            error = future.exception()
-        else:
-            try:
-                seconds, result = future.result(timeout=_ANSWER_S)
-                self._seconds.append(seconds)
-            except TimeoutError:  # its worker died just now, so it is done again
-                attempt.futures.append(future)
-                self._under_way[future] = attempt
-                future.add_done_callback(self._done.put)
-                return None
-            except _losses():
+        try:
+            with self._crew.asking():
+                if future.status == "error":
+                    error = future.exception()
+                else:
+                    seconds, result = future.result(timeout=_ANSWER_S)
+                    self._seconds.append(seconds)
+        except _LostError as lost:
+            if not isinstance(lost.__cause__, TimeoutError):
                 raise
-            except Exception as raised:  # noqa: BLE001 - of that other time
-                error = raised
+            # its worker died just now, so it is done again
+            attempt.futures.append(future)
+            self._under_way[future] = attempt
+            future.add_done_callback(self._done.put)
+            return None
         if error is not None and attempt.futures:  # it may end well elsewhere
             return None
         for other in attempt.futures:
             del self._under_way[other]
         if attempt.futures:
-            self._crew.client.cancel(attempt.futures)
+            with self._crew.asking() as client:
+                client.cancel(attempt.futures)
         return attempt.item, result, error
 
     def _look_around(self) -> None:
@@ -390,6 +408,10 @@ class _Stage:
                 self._begin(attempt)
 
 
+class _LostError(Exception):
+    """The scheduler is gone."""
+
+
 def _is_death(error: BaseException | None) -> bool:
     from distributed import KilledWorker
 
@@ -402,7 +424,7 @@ def _losses() -> tuple[type[BaseException], ...]:
     from distributed.client import ClosedClientError
     from distributed.comm.core import CommClosedError
 
-    return CancelledError, ClosedClientError, CommClosedError, ConnectionError
+    return CancelledError, ClosedClientError, CommClosedError, _LostError
 
 
 @contextmanager
@@ -411,8 +433,7 @@ def _naming_loss(when: str) -> Iterator[None]:
         yield
     except _losses() as error:
         raise ChunkError(
-            f"lost the Dask scheduler {when} ({type(error).__name__}); the finished chunks are kept, "
-            "run the same command again to resume"
+            f"lost the Dask scheduler {when}; the finished chunks are kept, run the same command again to resume"
         ) from error
 
 

@@ -257,7 +257,9 @@ def test_tls_between_all_from_a_file_and_from_dasks_configuration(command, whole
         (tmp_path / "dask.yaml").write_text(yaml.safe_dump({"distributed": {"comm": {"tls": tls}}}))
         by_dask = [*command, "-o", str(tmp_path / "dask"), "--scheduler", address]
         subprocess.run(by_dask, check=True, timeout=120, env=os.environ | {"DASK_CONFIG": str(tmp_path / "dask.yaml")})
-        assert "no Dask scheduler answers at tls://" in _fails(2, [*by_dask, "-o", str(tmp_path / "none")])
+        assert "asks for TLS without saying which certificates; name them in" in _fails(
+            2, [*by_dask, "-o", str(tmp_path / "none")]
+        )
     assert layers(tmp_path / "file") == layers(tmp_path / "dask") == whole
 
 
@@ -311,7 +313,7 @@ def test_the_scheduler_is_killed_and_the_run_resumes(command, whole, tmp_path):
         head.kill()
         message = client.communicate(timeout=60)[1]
     assert client.returncode == 1
-    assert re.fullmatch(r"geoseg: lost the Dask scheduler in stage trace \(\w+\); .* again to resume\n", message)
+    assert re.fullmatch(r"geoseg: lost the Dask scheduler in stage trace; .* again to resume\n", message)
     kept = {path: path.stat().st_mtime_ns for path in fragments.glob("*.npz")}
     assert 10 <= len(kept) < 132
     run = [*command, "-o", str(home), "--threads", "1"]
@@ -352,7 +354,6 @@ BAD_FILES = {
     "options": ("scheduler: tcp://a:1\nworkers: 2", "workers, adapt and options are of clusters to start"),
     "workers": ("cluster: slurm\nworkers: 0", "give a number of workers >= 1"),
     "adapt": ("cluster: slurm\nadapt: {minimum: 2}", "adapt is {'minimum': 2}; give {minimum: 0, maximum: 8}"),
-    "argument": ("cluster: slurm\noptions: {colour: red}", "SLURMCluster cannot be started with its options: "),
     "package": ("cluster: kubernetes", "kubernetes needs dask-kubernetes"),
     "tls": ("scheduler: tls://a:1\ntls: {cert: a}", "tls has cert; give ca_file, cert, key"),
     "tls files": ("scheduler: tls://a:1\ntls: {cert: a, key: b, ca_file: c}", "/a, which is no file"),
@@ -368,6 +369,13 @@ def test_a_bad_cluster_file_is_refused_in_one_line(geoseg, mask, tmp_path, case)
     assert message in run[2]
     assert run[2].count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_argument_that_the_class_does_not_know(command, tmp_path):
+    (tmp_path / "slurm.yaml").write_text("cluster: slurm\noptions: {colour: red}")
+    message = _fails(2, [*command, "-o", str(tmp_path / "run"), "--cluster", str(tmp_path / "slurm.yaml")])
+    assert "SLURMCluster cannot be started with its options: " in message
+    assert "unexpected keyword argument 'colour'" in message
 
 
 @pytest.mark.parametrize(
@@ -427,8 +435,8 @@ def test_a_cluster_of_slurm_jobs(slurm, command, whole, tmp_path):
 
 
 def test_no_gpu_where_one_is_asked_for(geoseg, pair, tmp_path, write_raster):
-    scene = write_raster("scene.tif", np.zeros((3, 64, 64), np.uint8))
-    options = ("--scheduler", pair, "--device", "cuda", "--runtime", "torch", "--quiet")
+    scene = write_raster(np.kron([[1, 200], [200, 1]], np.ones((3, 32, 32))).astype(np.uint8))
+    options = ("--bands", "1,2,3", "--scheduler", pair, "--device", "cuda", "--runtime", "torch", "--quiet")
     code, _, said = geoseg("run", scene, "-o", tmp_path / "run", "--model", "otsu", *options)
     assert code == 2
     assert "no Dask worker offers a GPU" in said
