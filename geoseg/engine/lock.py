@@ -29,7 +29,6 @@ BEAT_S = 10.0
 LAPSE_S = 60.0
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _SETTLE_S = 1.0  # two that took over at once see by then whose object stayed
-_TURNS = 3
 _LAST_BEAT_S = 5.0
 
 
@@ -164,19 +163,13 @@ class _Lease:
         self._beats.start()
 
     def _take(self) -> None:
-        for turn in range(_TURNS):
-            try:
-                self._path.create(self._content)
-                break
-            except FileExistsError:
-                holder = self._read()
-                if holder is not None and holder.get("owner") == self._owner:
-                    break  # it was written, but the answer got lost
-                if holder is not None:
-                    self._refuse_living(holder)
-                if turn < _TURNS - 1:
-                    self._path.unlink(missing_ok=True)
-        if turn:
+        holder = self._read()  # not every store heeds that an object is to be new
+        if took_over := holder is not None:
+            self._refuse_living(holder or {})
+            self._path.unlink(missing_ok=True)
+        with suppress(FileExistsError):  # another's, or this one's if the answer to a first request got lost
+            self._path.create(self._content)
+        if took_over:
             time.sleep(_SETTLE_S)
         holder = self._read()
         if holder is None or holder.get("owner") != self._owner:
