@@ -567,7 +567,7 @@ class _Source:
         key = os.getpid(), scene._level  # a forked child must not share its parent's file position  # noqa: SLF001
         if key not in readers:
             reader = _Reader(scene)
-            if self.stamp:
+            if self.stamp and not _missing(self.parts):
                 found = reader.stamp()
                 self._seen = self._seen or found
                 if found != self._seen:  # two versions of a file must not be mixed

@@ -215,3 +215,17 @@ def test_a_directory_that_becomes_read_only(disk, quick_subject, stage):
     assert_sound(quick_subject, home)
     quick_subject.run(home)
     quick_subject.assert_whole(home)
+
+
+@pytest.mark.parametrize("name", ["fgb", "gpkg"])
+def test_the_last_bytes_that_gdal_writes_are_missed(write_blocks, tmp_path, name):
+    """It writes them when it closes a file, and does not tell that it could not."""
+    mask = np.kron(np.random.default_rng(2).integers(0, 2, (40, 40)), np.ones((4, 4))).astype(np.uint8)
+    path, home = write_blocks(tmp_path / "mask.tif", mask[None]), tmp_path / "layers"
+    settings, execution = VectorSettings(min_area_m2=0, formats=(name,)), Execution(threads=1, chunk=160)
+    whole = geoseg.vectorize(path, tmp_path / "whole", settings=settings, execution=execution)
+    (file,) = whole.files
+    size = (whole.directory / file).stat().st_size
+    with pytest.raises(WriteError, match="not all of it is on the disk"), files_of_at_most(size - 1):
+        geoseg.vectorize(path, home, settings=settings, execution=execution)
+    assert [path.name for path in home.iterdir()] == [".geoseg"]

@@ -192,15 +192,14 @@ def test_a_source_of_a_mosaic_disappears_and_comes_back(subject, mosaic, tmp_pat
     subject.assert_whole(home)
 
 
-@pytest.mark.parametrize("execution", [Execution(threads=2, chunk=PX), Execution(workers=2, chunk=PX)])
-def test_a_source_that_is_away_for_a_moment_is_waited_for(subject, tmp_path, execution):
+def test_a_source_that_is_away_for_a_moment_is_waited_for(subject, tmp_path):
     home, away = tmp_path / "layers", tmp_path / "away.tif"
 
     def leave():
         subject.scene.rename(away)
         threading.Timer(1.5, away.rename, [subject.scene]).start()
 
-    result = subject.run(home, at_the_start(leave), execution)
+    result = subject.run(home, at_the_start(leave), Execution(threads=2, chunk=PX))
     assert result.failed == ()
     subject.assert_whole(home)
 
