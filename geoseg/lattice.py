@@ -318,7 +318,7 @@ def fitting_core(height: int, width: int, *, tile: int, halo: int, stride: int) 
         stride: The core is a multiple of it.
     """
     largest = min(tile - 2 * halo, -(-max(height, width) // stride) * stride)
-    least = min(largest, max(4 * halo, stride))
+    least = min(largest, max(4 * halo, stride)) if halo else max(largest // 2, 1)  # a call of a model costs, too
 
     return min(range(largest, least - 1, -stride), key=lambda core: _busiest(height, width, core, halo))
 

@@ -32,7 +32,7 @@ from affine import Affine
 from geoseg.models import zoo
 
 CHUNK, WORKERS = 128, 2
-SHAPE = (18 * CHUNK - 30, 20 * CHUNK)
+SHAPE = (18 * CHUNK, 20 * CHUNK)
 MARKED = ("predict", "trace")  # stages whose finished chunks are kept
 UNDER_WAY = 2 * WORKERS
 

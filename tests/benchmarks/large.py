@@ -1,4 +1,4 @@
-"""A scene of 10 Gpx on Dask, and what Dask costs: ``python tests/benchmarks/large.py [--side 100000] [--workers 2]``
+"""A scene of 10 Gpx on Dask, and what Dask costs: ``python tests/benchmarks/large.py [--side 100352] [--workers 2]``
 
 A VRT that repeats one tile of blobs goes through ``geoseg run`` with a model that only thresholds, in chunks of
 2048 px. Prints for each stage the time; the share of the workers' time that was spent in kernels, by their logs (the
@@ -25,7 +25,7 @@ import rasterio
 from affine import Affine
 from scipy.ndimage import gaussian_filter
 
-TILE = 5000
+TILE = 3584
 CHUNK = 2048
 
 
@@ -102,7 +102,7 @@ def gib(size: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=100_000, help=f"a multiple of {TILE}")
+    parser.add_argument("--side", type=int, default=100_352, help=f"a multiple of {TILE}")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the scene and the run go for the time being")
     options = parser.parse_args()
