@@ -28,7 +28,6 @@ from geoseg.engine import prediction
 from geoseg.engine.admission import Terms
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
-from geoseg.engine.failures import blank, failed_windows, write_failed
 from geoseg.engine.faults import keeping
 from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Progress, Silent
@@ -130,6 +129,8 @@ def run(
                     _go_on_without(output, failed, watch)
                 halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
                 if failed:
+                    from geoseg.engine.failures import write_failed
+
                     files.append(write_failed(output.path, plan.passes, failed))
             worker_bytes = executor.peak_worker_bytes()
         result = Result(
@@ -369,8 +370,11 @@ def _predict_all(
         for part, share in zip(together, job.shares, strict=True):
             todo = [chunk for chunk, shares in lacking.items() if share in shares]
             own = {chunk: error for chunk, error in failures.items() if not share.store.is_predicted(chunk)}
-            blank(share.store, own)
-            failed += failed_windows(part, own)
+            if own:
+                from geoseg.engine.failures import blank, failed_windows
+
+                blank(share.store, own)
+                failed += failed_windows(part, own)
             counts[part.name] = ChunkCount(len(lacking), len(lacking) - len(todo), len(own))
     return counts, failed
 
