@@ -1,6 +1,6 @@
 """A run that is killed over and over: ``python tests/benchmarks/kills.py [--seed 0] [--clients 20] [--schedulers 5]``
 
-A scene of 18 x 20 chunks goes through ``geoseg run`` with a model that only thresholds. First undisturbed; then
+A scene of 10 x 12 chunks goes through ``geoseg run`` with a model that only thresholds. First undisturbed; then
 
 * with a random worker killed (``kill -9``) every few seconds until the run ends,
 * with the client killed at random moments of its life, and run again,
@@ -32,7 +32,7 @@ from affine import Affine
 from geoseg.models import zoo
 
 CHUNK, WORKERS = 128, 2
-SHAPE = (18 * CHUNK, 20 * CHUNK)
+SHAPE = (10 * CHUNK, 12 * CHUNK)
 MARKED = ("predict", "trace")  # stages whose finished chunks are kept
 UNDER_WAY = 2 * WORKERS
 
@@ -200,7 +200,7 @@ class Soak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between kills of workers")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between kills of workers")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--schedulers", type=int, default=5)
     options = parser.parse_args()
