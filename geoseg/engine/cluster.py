@@ -43,6 +43,7 @@ _PATIENCE_S = 30.0
 _LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
+_LEASH = {"distributed.comm.timeouts.connect": "10s"}  # local workers look so long for a scheduler that was killed
 _TLS = ("ca_file", "cert", "key")
 _LOOPBACK = "127.0.0.1"
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -382,7 +383,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
             "silence_logs": logging.CRITICAL,
-            "config": _WORKER_CONFIG,
+            "config": _WORKER_CONFIG | _LEASH,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
         return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}

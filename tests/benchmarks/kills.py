@@ -128,6 +128,7 @@ class Soak:
     def kill_clients(self, times: int) -> None:
         late = 0
         most: collections.Counter[str] = collections.Counter()
+        orphans: list[psutil.Process] = []
         for number in range(times):
             home = self.folder / f"client-{number}"
             process = self.start(home, "--workers", str(WORKERS))
@@ -135,7 +136,7 @@ class Soak:
             moment = time.monotonic() + self.random.uniform(0, self.seconds)
             while time.monotonic() < moment and process.poll() is None:
                 children = family(process.pid) or children
-                time.sleep(0.01)
+                time.sleep(0.2)
             late += process.poll() is not None
             process.kill()
             process.communicate()
@@ -145,8 +146,9 @@ class Soak:
             for stage in MARKED:
                 assert extra.get(stage, 0) <= UNDER_WAY, f"{extra[stage]} chunks of {stage} were done again"
                 most[stage] = max(most[stage], extra.get(stage, 0))
-            left = psutil.wait_procs(children, timeout=30)[1]
-            assert not left, f"{left} outlive the client"
+            orphans += children
+        left = psutil.wait_procs(orphans, timeout=60)[1]
+        assert not left, f"{left} outlive the client"
         print(f"clients: {times - late} kills survived ({late} came after the end), done again {dict(most)} at most")
 
     def kill_schedulers(self, times: int) -> None:
