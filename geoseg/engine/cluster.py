@@ -43,6 +43,7 @@ _PATIENCE_S = 30.0
 _LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
+_LEASH = {"distributed.comm.timeouts.connect": "10s"}  # local workers look so long for a scheduler that was killed
 _TLS = ("ca_file", "cert", "key")
 _LOOPBACK = "127.0.0.1"
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -125,9 +126,14 @@ def connect(execution: Execution, *, gpus: int, note: Callable[[str], None]) -> 
                 yield cluster
             return
         with _joined(_address(file.scheduler or ""), _security(file)) as client:
+            _wait_for_workers(client, file, note)
             yield Cluster(client, file.patience)
     elif execution.scheduler is not None:
         with _joined(_address(execution.scheduler), None) as client:
+            if not client.scheduler_info(n_workers=1)["workers"]:
+                raise SettingsError(
+                    f"the Dask scheduler at {execution.scheduler} has no workers; start some with `dask worker`"
+                )
             yield Cluster(client, _PATIENCE_S)
     else:
         with _local(max(execution.workers or 1, gpus), gpus) as client:
@@ -259,10 +265,6 @@ def _joined(scheduler: str, security: Any) -> Iterator[Any]:
             "give the address that `dask scheduler` printed, e.g. tcp://host:8786"
         ) from None
     with client:
-        if not client.scheduler_info(n_workers=1)["workers"]:
-            raise SettingsError(
-                f"the Dask scheduler at {scheduler} has no workers; start some with `dask worker {scheduler}`"
-            )
         yield client
 
 
@@ -282,6 +284,8 @@ def _started(file: _File, note: Callable[[str], None]) -> Iterator[Cluster]:
         options |= {"security": _security(file), "protocol": "tls://"}
     if file.cluster == "cuda":
         options = {"resources": {"GPU": 1}} | options
+    if kind.extra == "jobqueue":  # workers must reach its scheduler; nobody else needs to see its dashboard
+        options["scheduler_options"] = {"dashboard_address": f"{_LOOPBACK}:0"} | options.get("scheduler_options", {})
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_WORKER_CONFIG))
         cluster = stack.enter_context(_build(kind, file, options))
@@ -290,15 +294,22 @@ def _started(file: _File, note: Callable[[str], None]) -> Iterator[Cluster]:
         elif file.workers is not None and file.cluster != "cuda":
             cluster.scale(file.workers)
         client = stack.enter_context(Client(cluster, set_as_default=False))
-        note(f"waiting for workers of {kind.name}")
-        try:
-            client.wait_for_workers(1, timeout=file.patience)
-        except TimeoutError:
-            raise SettingsError(
-                f"--cluster {file.path}: no worker of {kind.name} came within {file.patience:g} s; look at its queue "
-                "and logs, or give a longer patience"
-            ) from None
+        _wait_for_workers(client, file, note)
         yield Cluster(client, file.patience)
+
+
+def _wait_for_workers(client: Any, file: _File, note: Callable[[str], None]) -> None:
+    """Waits until there is one; the others may come while it works."""
+    if client.scheduler_info(n_workers=1)["workers"]:
+        return
+    note(f"waiting for workers of {file.cluster or file.scheduler}, for {file.patience:g} s at most")
+    try:
+        client.wait_for_workers(1, timeout=file.patience)
+    except TimeoutError:
+        raise SettingsError(
+            f"--cluster {file.path}: no worker came within {file.patience:g} s; look at the queue and its logs, or "
+            "give a longer patience"
+        ) from None
 
 
 def _build(kind: _Kind, file: _File, options: dict[str, Any]) -> Any:
@@ -365,13 +376,14 @@ def _local_cluster(workers: int, gpus: int) -> Any:
     def worker(index: int) -> dict[str, Any]:
         holds_gpu = index < gpus
         options = {
+            "name": index,
             "host": _LOOPBACK,
             "dashboard_address": f"{_LOOPBACK}:0",
             "nthreads": FEEDERS if holds_gpu else 1,
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
             "silence_logs": logging.CRITICAL,
-            "config": _WORKER_CONFIG,
+            "config": _WORKER_CONFIG | _LEASH,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
         return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}

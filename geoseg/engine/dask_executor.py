@@ -42,7 +42,7 @@ _TRY_AGAIN_S = 1.0
 _TIMES_KEPT = 1000
 _STRAGGLES_S = 10.0  # at least; who is slower than the others by less is waited for
 _STRAGGLES = 4.0  # times the median
-_HOPELESS = 2  # times what is under way at most, all of them one after the other
+_HOPELESS = 3  # times what is under way at most, all of them one after the other
 
 
 class DaskExecutor:

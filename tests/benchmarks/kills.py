@@ -1,6 +1,6 @@
 """A run that is killed over and over: ``python tests/benchmarks/kills.py [--seed 0] [--clients 20] [--schedulers 5]``
 
-A scene of 18 x 20 chunks goes through ``geoseg run`` with a model that only thresholds. First undisturbed; then
+A scene of 10 x 12 chunks goes through ``geoseg run`` with a model that only thresholds. First undisturbed; then
 
 * with a random worker killed (``kill -9``) every few seconds until the run ends,
 * with the client killed at random moments of its life, and run again,
@@ -32,7 +32,7 @@ from affine import Affine
 from geoseg.models import zoo
 
 CHUNK, WORKERS = 128, 2
-SHAPE = (18 * CHUNK, 20 * CHUNK)
+SHAPE = (10 * CHUNK, 12 * CHUNK)
 MARKED = ("predict", "trace")  # stages whose finished chunks are kept
 UNDER_WAY = 2 * WORKERS
 
@@ -128,6 +128,7 @@ class Soak:
     def kill_clients(self, times: int) -> None:
         late = 0
         most: collections.Counter[str] = collections.Counter()
+        orphans: list[psutil.Process] = []
         for number in range(times):
             home = self.folder / f"client-{number}"
             process = self.start(home, "--workers", str(WORKERS))
@@ -135,7 +136,7 @@ class Soak:
             moment = time.monotonic() + self.random.uniform(0, self.seconds)
             while time.monotonic() < moment and process.poll() is None:
                 children = family(process.pid) or children
-                time.sleep(0.01)
+                time.sleep(0.2)
             late += process.poll() is not None
             process.kill()
             process.communicate()
@@ -145,8 +146,9 @@ class Soak:
             for stage in MARKED:
                 assert extra.get(stage, 0) <= UNDER_WAY, f"{extra[stage]} chunks of {stage} were done again"
                 most[stage] = max(most[stage], extra.get(stage, 0))
-            left = psutil.wait_procs(children, timeout=30)[1]
-            assert not left, f"{left} outlive the client"
+            orphans += children
+        left = psutil.wait_procs(orphans, timeout=60)[1]
+        assert not left, f"{left} outlive the client"
         print(f"clients: {times - late} kills survived ({late} came after the end), done again {dict(most)} at most")
 
     def kill_schedulers(self, times: int) -> None:
@@ -200,7 +202,7 @@ class Soak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between kills of workers")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between kills of workers")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--schedulers", type=int, default=5)
     options = parser.parse_args()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -26,6 +27,7 @@ from affine import Affine
 import geoseg
 from geoseg import Execution, VectorSettings
 from geoseg.engine.executor import open_executor
+from geoseg.errors import SettingsError
 
 CHUNK = 64
 SIDE = (11 * CHUNK - 5, 12 * CHUNK)  # 132 chunks
@@ -72,12 +74,20 @@ def layers(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(mask, tmp_path_factory):
+def layers_by(mask):
+    """A function that vectorizes it from this process, and gives the layers."""
+
+    def vectorize(home: Path, **how) -> dict[str, bytes]:
+        geoseg.vectorize(mask, home, settings=VectorSettings(min_area_m2=0), execution=Execution(chunk=CHUNK, **how))
+        return layers(home)
+
+    return vectorize
+
+
+@pytest.fixture(scope="module")
+def whole(layers_by, tmp_path_factory):
     """The layers of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    settings = VectorSettings(min_area_m2=0)
-    geoseg.vectorize(mask, folder, settings=settings, execution=Execution(threads=1, chunk=CHUNK))
-    return layers(folder)
+    return layers_by(tmp_path_factory.mktemp("whole") / "run", threads=1)
 
 
 @contextmanager
@@ -145,9 +155,8 @@ def pair(tmp_path_factory):
         yield file
 
 
-def test_a_scheduler_is_found_by_its_file_and_its_workers_keep_a_log(command, whole, pair, tmp_path):
-    subprocess.run([*command, "-o", str(tmp_path / "run"), "--scheduler", str(pair)], check=True, timeout=120)
-    assert layers(tmp_path / "run") == whole
+def test_a_scheduler_is_found_by_its_file_and_its_workers_keep_a_log(layers_by, whole, pair, tmp_path):
+    assert layers_by(tmp_path / "run", scheduler=str(pair)) == whole
     logs = list((tmp_path / "run" / ".geoseg" / "logs").iterdir())
     assert len(logs) == 2
     lines = [line for log in logs for line in log.read_text().splitlines()]
@@ -241,7 +250,7 @@ def certificates(tmp_path_factory):
     return folder
 
 
-def test_tls_between_all_from_a_file_and_from_dasks_configuration(command, whole, certificates, tmp_path):
+def test_tls_between_all_from_a_file_and_from_dasks_configuration(layers_by, whole, certificates, tmp_path):
     file = tmp_path / "scheduler.json"
     paths = {name: str(certificates / f"{name}.pem") for name in ("ca", "cert", "key")}
     options = [f"--tls-ca-file={paths['ca']}", f"--tls-cert={paths['cert']}", f"--tls-key={paths['key']}"]
@@ -251,16 +260,12 @@ def test_tls_between_all_from_a_file_and_from_dasks_configuration(command, whole
         assert address.startswith("tls://")
         text = f"scheduler: {address}\ntls: {{ca_file: ca.pem, cert: cert.pem, key: key.pem}}\npatience: 60\n"
         (certificates / "site.yaml").write_text(text)
-        by_file = [*command, "-o", str(tmp_path / "file"), "--cluster", str(certificates / "site.yaml")]
-        subprocess.run(by_file, check=True, timeout=120)
-        tls = {"ca-file": paths["ca"], "client": {"cert": paths["cert"], "key": paths["key"]}}
-        (tmp_path / "dask.yaml").write_text(yaml.safe_dump({"distributed": {"comm": {"tls": tls}}}))
-        by_dask = [*command, "-o", str(tmp_path / "dask"), "--scheduler", address]
-        subprocess.run(by_dask, check=True, timeout=120, env=os.environ | {"DASK_CONFIG": str(tmp_path / "dask.yaml")})
-        assert "asks for TLS without saying which certificates; name them in" in _fails(
-            2, [*by_dask, "-o", str(tmp_path / "none")]
-        )
-    assert layers(tmp_path / "file") == layers(tmp_path / "dask") == whole
+        assert layers_by(tmp_path / "file", cluster=str(certificates / "site.yaml")) == whole
+        own = {"ca-file": paths["ca"], "client.cert": paths["cert"], "client.key": paths["key"]}
+        with dask.config.set({f"distributed.comm.tls.{name}": path for name, path in own.items()}):
+            assert layers_by(tmp_path / "dask", scheduler=address) == whole
+        with pytest.raises(SettingsError, match="asks for TLS without saying which certificates; name them in Dask"):
+            layers_by(tmp_path / "none", scheduler=address)
 
 
 def test_nothing_listens_beyond_the_loopback_interface(command, tmp_path):
@@ -401,7 +406,6 @@ def slurm(tmp_path, monkeypatch):
             import subprocess, sys
             job = subprocess.Popen(["sh", sys.argv[-1]], start_new_session=True, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            import shutil
             print("Submitted batch job", job.pid)
             """,
         "scancel": """
@@ -415,7 +419,7 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_a_cluster_of_slurm_jobs(slurm, command, whole, tmp_path):
+def test_a_cluster_of_slurm_jobs(slurm, layers_by, whole, tmp_path):
     options = {
         "cores": 1,
         "memory": "2GB",
@@ -426,8 +430,7 @@ def test_a_cluster_of_slurm_jobs(slurm, command, whole, tmp_path):
     }
     file = tmp_path / "slurm.yaml"
     file.write_text(yaml.safe_dump({"cluster": "slurm", "workers": 2, "options": options}))
-    subprocess.run([*command, "-o", str(tmp_path / "run"), "--cluster", str(file)], check=True, timeout=120)
-    assert layers(tmp_path / "run") == whole
+    assert layers_by(tmp_path / "run", cluster=str(file)) == whole
     assert {log.name for log in (tmp_path / "run" / ".geoseg" / "logs").iterdir()} == {
         "SLURMCluster-0.log",
         "SLURMCluster-1.log",
