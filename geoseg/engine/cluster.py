@@ -19,6 +19,7 @@ Paths in the file are relative to it. Dask's own configuration holds wherever th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -373,6 +374,13 @@ def _local_cluster(workers: int, gpus: int) -> Any:
         )
     from distributed.deploy.subprocess import SubprocessWorker
 
+    class Worker(SubprocessWorker):
+        async def _start(self) -> None:
+            """As Dask does it, but away from the terminal: Ctrl-C is for the leading process, which ends the others."""
+            what = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+            command = [sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", what]
+            self.process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+
     def worker(index: int) -> dict[str, Any]:
         holds_gpu = index < gpus
         options = {
@@ -386,7 +394,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "config": _WORKER_CONFIG | _LEASH,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
-        return {"cls": SubprocessWorker, "options": {"worker_kwargs": options}}
+        return {"cls": Worker, "options": {"worker_kwargs": options}}
 
     return SpecCluster(
         workers={index: worker(index) for index in range(workers)},

@@ -124,9 +124,14 @@ class _FileLock:
             raise OutputError(
                 f"another run is writing {directory}{_named(holder)}; wait for its end, or give another -o"
             ) from None
-        self._file.truncate(0)
-        self._file.write(json.dumps(_me(os.getpid())))
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(json.dumps(_me(os.getpid())))
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):  # what it could not write, it tries again on closing
+                self._file.close()
+            raise
 
     def require(self) -> None:
         """See :meth:`Lock.require`: the system keeps them out."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from geoseg.console import Bars
@@ -81,12 +82,20 @@ def test_stopped_in_the_middle_of_every_stage(geoseg, options, tmp_path, monkeyp
     subject.assert_whole(home)
 
 
+def _began_with(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get("GEOSEG_TEST") == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 @pytest.mark.parametrize(("how", "times"), [("--threads=2", 2), ("--workers=2", 1), ("--workers=2", 2)])
 def test_ctrl_c_in_a_terminal(options, tmp_path, how, times):
     """Where it reaches the workers, too, and may come twice."""
     command = [sys.executable, "-m", "geoseg", *map(str, options), "-o", str(tmp_path / "layers"), how]
+    ours = os.environ | {"GEOSEG_TEST": str(tmp_path)}
     with subprocess.Popen(
-        [*command, "--progress", "json"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--progress", "json"], stderr=subprocess.PIPE, text=True, start_new_session=True, env=ours
     ) as process:
         for line in process.stderr:
             event = json.loads(line)
@@ -100,10 +109,6 @@ def test_ctrl_c_in_a_terminal(options, tmp_path, how, times):
     assert "Traceback" not in rest
     assert "the same command again resumes" in rest
     deadline = time.monotonic() + 20
-    while True:  # no worker stays behind
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
+    while any(_began_with(process, str(tmp_path)) for process in psutil.process_iter()):  # no worker stays behind
         assert time.monotonic() < deadline
         time.sleep(0.1)
