@@ -386,6 +386,7 @@ def _local_cluster(workers: int, gpus: int) -> Any:
         options = {
             "name": index,
             "host": _LOOPBACK,
+            "death_timeout": _START_TIMEOUT_S,  # else one that never met its scheduler looks for it for ever
             "dashboard_address": f"{_LOOPBACK}:0",
             "nthreads": FEEDERS if holds_gpu else 1,
             "memory_limit": memory,

@@ -139,7 +139,7 @@ class Soak:
                 time.sleep(0.2)
             late += process.poll() is not None
             process.kill()
-            process.communicate()
+            process.wait()
             self.finish(home, "--workers", str(WORKERS))
             self.check(home)
             extra = again(home)
@@ -147,7 +147,7 @@ class Soak:
                 assert extra.get(stage, 0) <= UNDER_WAY, f"{extra[stage]} chunks of {stage} were done again"
                 most[stage] = max(most[stage], extra.get(stage, 0))
             orphans += children
-        left = psutil.wait_procs(orphans, timeout=60)[1]
+        left = psutil.wait_procs(orphans, timeout=180)[1]
         assert not left, f"{left} outlive the client"
         print(f"clients: {times - late} kills survived ({late} came after the end), done again {dict(most)} at most")
 
