@@ -178,7 +178,7 @@ def show_result(result: Result) -> None:
     if isinstance(result, CatalogueResult):
         states = Counter(scene.state for scene in result.scenes)
         told = ", ".join(f"{states[state]} {state}" for state in ("done", "reused", "failed") if states[state])
-        console.print(f"{len(result.scenes)} scenes: {told}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"{_counted(len(result.scenes), 'scene')}: {told}", highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"{result.directory}: {', '.join((*result.files, 'run.json'))}",
         highlight=False,

@@ -8,6 +8,7 @@
     │   ├── ModelError       a model or card that cannot be used
     │   ├── SettingsError    a setting out of its range, or two that exclude each other
     │   └── OutputError      an output that exists with other settings, or cannot be written
+    │       └── ChangedError   an output of the same settings, of a file that has changed since
     ├── ReadError          pixels that could not be read this time                 exit 1
     ├── WriteError         no room or no right to write; what was finished is kept      exit 1
     ├── ChunkError         some chunk failed; the rest is kept, run again to resume   exit 1
@@ -22,6 +23,7 @@ from typing import ClassVar
 
 __all__ = [
     "CatalogueError",
+    "ChangedError",
     "ChunkError",
     "GeosegError",
     "InputError",
@@ -60,6 +62,10 @@ class SettingsError(InputError):
 
 class OutputError(InputError):
     """An output that exists with other settings, or cannot be written."""
+
+
+class ChangedError(OutputError):
+    """An output of the same settings, but of a file that was changed, repaired or copied since."""
 
 
 class ReadError(GeosegError):

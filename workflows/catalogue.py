@@ -10,16 +10,16 @@ from __future__ import annotations
 import sys
 
 import geoseg
-from geoseg.errors import CatalogueError
+from geoseg.errors import GeosegError
 
 
 def main(directory: str, *scenes: str) -> int:
-    """Runs the scenes and prints what was found; 1 where some scene failed."""
+    """Runs the scenes and prints what was found; 1 where some scene failed: the others are done and merged."""
     try:
         result = geoseg.run_catalogue(scenes, directory)
-    except CatalogueError as error:  # the other scenes are done and merged
+    except GeosegError as error:  # a message says in one line what to do
         print(error, file=sys.stderr)
-        return 1
+        return error.exit_code
     for name, layer in result.layers.items():
         print(f"{name}: {layer.polygons} polygons, {layer.area_m2 / 1e4:.1f} ha")
     for scene in result.scenes:

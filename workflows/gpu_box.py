@@ -10,6 +10,7 @@ import os
 import sys
 
 import geoseg
+from geoseg.errors import GeosegError
 
 
 def main(directory: str, *scenes: str) -> None:
@@ -22,4 +23,8 @@ def main(directory: str, *scenes: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except GeosegError as error:  # a message says in one line what to do
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 
 import geoseg
+from geoseg.errors import GeosegError
 
 
 def main(scene: str, directory: str, scheduler: str) -> None:
@@ -21,4 +22,8 @@ def main(scene: str, directory: str, scheduler: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except GeosegError as error:  # a message says in one line what to do
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -8,7 +8,7 @@
     DIR/.geoseg/             manifest and lock
 
 Every scene is a run of its own, so what a stopped catalogue has finished is found finished, chunk by chunk. Scenes may
-be added to a catalogue: running it again does these, and merges anew.
+be added to a catalogue's list, and files may change: running it again does these, and merges anew.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,7 +34,7 @@ from geoseg.engine.result import ChunkCount, LayerSummary, Result, StageTime
 from geoseg.engine.scenes import Listed, list_scenes
 from geoseg.engine.watch import Watch
 from geoseg.engine.workflow import run
-from geoseg.errors import CatalogueError, GeosegError, InputError, OutputError, SceneError, WriteError
+from geoseg.errors import CatalogueError, ChangedError, GeosegError, InputError, OutputError, SceneError, WriteError
 from geoseg.remote import Place, RemotePath, Where, place_of
 from geoseg.settings import Execution, RunSettings
 
@@ -91,6 +92,13 @@ class CatalogueResult(Result):
         record = Result.to_json(self)
         return record | {_SCENES: [asdict(scene) for scene in self.scenes]}
 
+    @classmethod
+    def from_json(cls, directory: Place, record: Mapping[str, Any]) -> CatalogueResult:
+        """Reads what :meth:`to_json` gave."""
+        result = Result.from_json(directory, record)
+        facts = {field.name: getattr(result, field.name) for field in fields(result)}
+        return cls(**facts, scenes=tuple(SceneOutcome(**scene) for scene in record[_SCENES]))
+
 
 def run_catalogue(
     scenes: str | Path | Sequence[str | Path],
@@ -142,14 +150,15 @@ def run_catalogue(
                 outcomes.append(outcome)
                 if result is not None:
                     results[scene.name] = result
+        _tell_of_others(output.path / _SCENES, {scene.name for scene in listed}, progress)
         merged = _merged(output, outcomes, results, formats, progress)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
         named = "; ".join(f"{one.name}: {one.reason}" for one in failed[:_NAMED])
         more = f"; and {len(failed) - _NAMED} more, see {output.path / RECORD}" if len(failed) > _NAMED else ""
         raise CatalogueError(
-            f"{len(failed)} of {len(outcomes)} scenes failed ({named}{more}); the others are done and merged, "
-            "the same command again does the missing ones"
+            f"{len(failed)} of {len(outcomes)} scenes failed ({named}{more}); the others are done and merged; "
+            "run the same command again to do the missing ones"
         )
     return merged
 
@@ -181,7 +190,12 @@ def _require_a_plan(listed: Sequence[Listed], settings: RunSettings, execution: 
 def _plan(scene: Listed, settings: RunSettings, execution: Execution) -> None:
     if scene.problem is not None:
         raise SceneError(scene.problem)
-    make_plan(scene.path, settings, execution)
+    make_plan(scene.path, _own(settings, scene), execution)
+
+
+def _own(settings: RunSettings, scene: Listed) -> RunSettings:
+    """A scene's settings: all have the same, but for what a list says of each."""
+    return replace(settings, datetime=scene.datetime) if scene.datetime else settings
 
 
 def _run_one(
@@ -201,10 +215,13 @@ def _run_one(
             raise SceneError(scene.problem)  # noqa: TRY301 - as if it had been found on opening it
         if isinstance(home, Path):
             home.parent.mkdir(parents=True, exist_ok=True)
-        own = replace(settings, datetime=scene.datetime) if scene.datetime else settings
-        result = run(
-            scene.path, home, settings=own, execution=execution, overwrite=overwrite, progress=told, opened=crew.open
-        )
+        own = _own(settings, scene)
+        again = partial(run, scene.path, home, settings=own, execution=execution, progress=told, opened=crew.open)
+        try:
+            result = again(overwrite=overwrite)
+        except ChangedError:
+            told.note(f"{scene.name} has changed since it was done, and is done anew")
+            result = again(overwrite=True)
     except WriteError:  # the other scenes are written to the same disk
         raise
     except Exception as error:  # noqa: BLE001 - a bug on one scene must not lose the others
@@ -215,6 +232,17 @@ def _run_one(
         left = _left(home, error)
         return SceneOutcome(scene.name, source, "failed", reason, _polygons(left)), left
     return SceneOutcome(scene.name, source, "done" if told.ran else "reused", None, _polygons(result)), result
+
+
+def _tell_of_others(scenes: Place, listed: Collection[str], progress: Progress) -> None:
+    """Tells of scenes of an earlier list, which are kept but in no merged layer."""
+    there = scenes.iterdir() if isinstance(scenes, RemotePath) or scenes.exists() else ()
+    others = sorted({place.name for place in there} - set(listed))
+    if others:
+        named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
+        progress.note(
+            f"{len(others)} of the scenes in {scenes} are not in this list and not in the merged layers: {named}"
+        )
 
 
 def _left(home: Place, error: Exception) -> Result | None:
@@ -241,7 +269,7 @@ def _merged(
     merge_of, record = digest.hexdigest(), read_record(output.path)
     if record and record.get("merge_of") == merge_of and all((output.path / name).exists() for name in record["files"]):
         progress.note(f"{output.path} holds the merged layers of these {len(results)} scenes already")
-        kept = Result.from_json(output.path, record)
+        kept = CatalogueResult.from_json(output.path, record)
         layers, files, watch = kept.layers, kept.files, Watch(progress)
     else:
         watch = Watch(progress)

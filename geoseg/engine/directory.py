@@ -25,7 +25,7 @@ from geoseg.atomic import remove_leftovers, staged
 from geoseg.engine import lock
 from geoseg.engine.result import FAILED, FailedWindow, Result
 from geoseg.engine.store import Store
-from geoseg.errors import OutputError, SettingsError
+from geoseg.errors import ChangedError, OutputError, SettingsError
 from geoseg.lattice import Lattice
 from geoseg.remote import Place, RemotePath
 from geoseg.settings import Execution
@@ -37,6 +37,7 @@ _STORE = ".geoseg"
 _LOCK = "lock"
 _MANIFEST = "manifest.json"
 _FORMAT = 2
+_FINGERPRINTS = {"scene_fingerprint", "mask_fingerprint"}
 
 
 def read_record(directory: Place) -> dict[str, Any] | None:
@@ -80,6 +81,7 @@ class RunDirectory:
         overwrite: replace what an earlier run left.
 
     Raises:
+        ChangedError: the directory holds a run of the same settings, of a file that has changed since.
         OutputError: the directory holds a run of other settings, files of no run at all, or the run's own input; or it
             lies in an object store that cannot be written.
     """
@@ -89,6 +91,7 @@ class RunDirectory:
         self._root = self.path / _STORE
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._overwrite = overwrite
+        self._source = source
         self._lock: lock.Lock | None = None
         if isinstance(path, Path) and path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file; -o takes a directory")
@@ -135,12 +138,18 @@ class RunDirectory:
         if manifest.get("format") != _FORMAT:
             raise OutputError(f"{self.path} holds a run of another geoseg version; give another -o, or --overwrite")
         held, wanted = manifest["identity"], self._identity
-        differences = [
-            f"{key} is {_short(held.get(key))} there, {_short(wanted.get(key))} now"
-            for key in (*wanted, *(key for key in held if key not in wanted))
-            if held.get(key) != wanted.get(key)
+        different = [
+            key for key in (*wanted, *(key for key in held if key not in wanted)) if held.get(key) != wanted.get(key)
         ]
-        if differences:
+        if different and set(different) <= _FINGERPRINTS:
+            raise ChangedError(
+                f"{self._source} is not the file of which {self.path} holds a run ({', '.join(different)}): its size "
+                "or the time of its writing changed since; give --overwrite to do it anew, or another -o"
+            )
+        if different:
+            differences = [
+                f"{key} is {_short(held.get(key))} there, {_short(wanted.get(key))} now" for key in different
+            ]
             raise OutputError(
                 f"{self.path} holds a run of other settings: {'; '.join(differences)}; "
                 "give another -o, the same settings, or --overwrite"

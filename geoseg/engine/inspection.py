@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from geoseg.engine.catalogue import CatalogueResult
 from geoseg.engine.directory import RECORD, read_record
 from geoseg.engine.result import Result
 from geoseg.errors import InputError, OutputError
 from geoseg.models import zoo
 from geoseg.models.card import Card
-from geoseg.remote import RemotePath, place_of
+from geoseg.remote import Place, RemotePath, place_of
 from geoseg.scene import Scene
 
 __all__ = ["inspect"]
@@ -31,7 +34,7 @@ def inspect(path: str) -> Scene | Card | Result:
         record = read_record(local)
         if record is None:
             raise InputError(f"{path} is a directory without {RECORD}; give a finished run, a scene or a model")
-        return Result.from_json(local, record)
+        return _result_of(local, record)
     if local.suffix == ".json" or path in zoo.names():
         return zoo.load(path)
     return Scene.open(path)
@@ -44,4 +47,8 @@ def _remote_run(path: str) -> Result | None:
         record = read_record(directory) if isinstance(directory, RemotePath) else None
     except OutputError:  # of a kind that nobody writes to, but a scene may lie there
         return None
-    return None if record is None else Result.from_json(directory, record)
+    return None if record is None else _result_of(directory, record)
+
+
+def _result_of(directory: Place, record: Mapping[str, Any]) -> Result:
+    return (CatalogueResult if "scenes" in record else Result).from_json(directory, record)

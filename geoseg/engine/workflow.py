@@ -430,7 +430,7 @@ def _incomplete(directory: Place, failed: Sequence[FailedWindow], watch: Watch) 
     return ChunkError(
         f"{predicted.failed:,} of {predicted.total:,} chunks failed in stage predict, the first with: "
         f"{failed[0].reason}; the layers lack these windows, which {directory / FAILED} shows; run the same command "
-        "again to predict just those"
+        "again to predict just those, or with --overwrite once the file was repaired"
     )
 
 

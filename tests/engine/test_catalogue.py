@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from affine import Affine
 from rasterio.warp import Resampling, reproject, transform_bounds
 
 from geoseg import Execution, RunSettings, VectorSettings, run, run_catalogue
+from geoseg.engine.inspection import inspect
 from geoseg.engine.progress import Silent
-from geoseg.errors import InputError, OutputError
+from geoseg.errors import ChangedError, InputError, OutputError
 
 SIDE = 300
 """of the land, in pixels of 1 m"""
@@ -161,6 +163,38 @@ def test_again_and_with_scenes_that_were_added(land, merged, uncut, tmp_path):
             tmp_path / "run",
             settings=RunSettings(models=("ndwi",), bands=("1", "2"), vector=VectorSettings(simplify_m=2)),
         )
+
+
+def test_a_scene_that_changed_is_done_anew(land, merged, tmp_path):
+    """And alone it is refused: nobody asked for what was found there to go."""
+    scenes = tmp_path / "scenes"
+    shutil.copytree(land / "scenes", scenes)
+    changed = write(scenes / "r090c090.tif", np.zeros((120, 120), bool), 90, 90)
+    run_catalogue(scenes, tmp_path / "run", settings=SETTINGS)
+    without = files(tmp_path / "run")
+    write(changed, shapes()[90:210, 90:210], 90, 90)
+    os.utime(changed, (1, 1))
+    result = run_catalogue(scenes, tmp_path / "run", settings=SETTINGS)
+    assert {scene.name: scene.state for scene in result.scenes}["r090c090"] == "done"
+    assert [scene.state for scene in result.scenes].count("reused") == 8
+    assert files(tmp_path / "run") == files(merged.directory) != without
+    assert inspect(str(tmp_path / "run")) == result
+    os.utime(changed, (2, 2))
+    with pytest.raises(ChangedError, match=r"r090c090\.tif is not the file.*--overwrite"):
+        run(changed, tmp_path / "run" / "scenes" / "r090c090", settings=SETTINGS)
+
+
+def test_scenes_of_an_earlier_list_are_told(land, tmp_path):
+    told = []
+
+    class Notes(Silent):
+        def note(self, text):
+            told.append(text)
+
+    scenes = sorted((land / "scenes").iterdir())
+    run_catalogue(scenes[:2], tmp_path / "run", settings=SETTINGS)
+    run_catalogue(scenes[1:3], tmp_path / "run", settings=SETTINGS, progress=Notes())
+    assert any("1 of the scenes" in text and scenes[0].stem in text for text in told)
 
 
 def test_killed_while_merging(land, merged, tmp_path):

@@ -255,7 +255,9 @@ def test_a_chunk_that_ends_its_workers_is_found_out_and_the_rest_is_done(tmp_pat
 
 
 def test_workers_that_die_whatever_they_do_end_the_stage():
-    with open_executor(Execution(workers=1)) as opened, pytest.raises(ChunkError, match=r"die under every.*resume"):
+    """One that is hardly ever there, for it begins slowly and dies at once, counts as gone."""
+    died = r"(die under every|Dask workers are gone).*resume"
+    with open_executor(Execution(workers=1)) as opened, pytest.raises(ChunkError, match=died):
         opened.run("die", die, {}, range(100), lambda *_: None)
 
 

@@ -81,8 +81,8 @@ def scheduler():
     """Address of two Dask workers that all tests share, since each takes seconds to start."""
     from geoseg.engine.cluster import connect
 
-    with connect(workers=2, scheduler=None, gpus=0) as client:
-        yield client.scheduler.address
+    with connect(Execution(workers=2), gpus=0, note=lambda _: None) as cluster:
+        yield cluster.client.scheduler.address
 
 
 @pytest.fixture(scope="session")

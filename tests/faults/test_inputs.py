@@ -86,7 +86,8 @@ def test_one_corrupt_block(subject, tmp_path, execution):
         subject.run(home, execution=execution)
     missing = around(2, 4)
     first = "the first with: .*scene.tif: Window.* cannot be read: .*"
-    assert caught.match(rf"^9 of 30 chunks failed in stage predict, {first}{home}/failed.geojson.* predict just those$")
+    told = rf"^9 of 30 chunks failed in stage predict, {first}{home}/failed.geojson.* predict just those, or "
+    assert caught.match(told)
     assert "\n" not in str(caught.value)
 
     assert windows_in(home) == missing
@@ -127,7 +128,7 @@ def test_truncated_before_the_run(subject, tmp_path):
     assert rows.count(3) == rows.count(4) == 6, "and nothing beyond"
     assert (home / "water.geojson").exists()
     subject.scene.write_bytes(whole)
-    with pytest.raises(OutputError, match="scene_fingerprint is"):  # who knows what else is new in it
+    with pytest.raises(OutputError, match="scene_fingerprint"):  # who knows what else is new in it
         subject.run(home)
 
 
