@@ -24,7 +24,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +42,9 @@ __all__ = ["KINDS", "Cluster", "connect"]
 _START_TIMEOUT_S = 120.0
 _CONNECT_TIMEOUT_S = 15
 _PATIENCE_S = 30.0
+_LOCAL_PATIENCE_S = 90.0
+_REVIVE_S = 15.0
+_BEGIN_S = 30.0  # more, for one that begins on a busy machine
 _LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
@@ -84,10 +88,13 @@ class Cluster:
     Attributes:
         client: Dask's.
         patience_s: how long a run waits while there is no worker.
+        revive: told the names of the workers that are there now and then, starts those anew that stay away; Dask does
+            so itself, but not with a worker that died while it began.
     """
 
     client: Any
     patience_s: float
+    revive: Callable[[Collection[Any]], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +144,8 @@ def connect(execution: Execution, *, gpus: int, note: Callable[[str], None]) -> 
                 )
             yield Cluster(client, _PATIENCE_S)
     else:
-        with _local(max(execution.workers or 1, gpus), gpus) as client:
-            yield Cluster(client, _PATIENCE_S)
+        with _local(max(execution.workers or 1, gpus), gpus) as cluster:
+            yield cluster
 
 
 def _read_file(path: Path) -> _File:
@@ -336,8 +343,8 @@ def _build(kind: _Kind, file: _File, options: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _local(workers: int, gpus: int) -> Iterator[Any]:
-    """A client of a scheduler in this process, and of workers in their own."""
+def _local(workers: int, gpus: int) -> Iterator[Cluster]:
+    """A scheduler in this process, and workers in their own."""
     from distributed import Client
 
     with _local_cluster(workers, gpus) as cluster, Client(cluster, set_as_default=False) as client:
@@ -348,7 +355,26 @@ def _local(workers: int, gpus: int) -> Iterator[Any]:
                 f"{workers} Dask workers did not start within {_START_TIMEOUT_S:g} s; give fewer --workers, or "
                 "--threads"
             ) from None
-        yield client
+        yield Cluster(client, _LOCAL_PATIENCE_S, _Reviver(cluster))
+
+
+class _Reviver:
+    """Starts workers of a local cluster anew, see :attr:`Cluster.revive`."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self._specs = dict(cluster.worker_spec)
+        self._away_since: dict[Any, float] = {}
+
+    def __call__(self, names: Collection[Any]) -> None:
+        now = time.monotonic()
+        self._away_since = {name: self._away_since.get(name, now) for name in self._specs.keys() - set(names)}
+        for name, since in self._away_since.items():
+            if now - since > _REVIVE_S:
+                self._away_since[name] = now + _BEGIN_S
+                self._cluster.sync(self._cluster.scale_down, [name])
+                self._cluster.worker_spec[name] = self._specs[name]
+                self._cluster.scale(len(self._cluster.worker_spec))
 
 
 def _local_cluster(workers: int, gpus: int) -> Any:

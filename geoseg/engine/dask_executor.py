@@ -111,6 +111,7 @@ class _Crew:
     def __init__(self, cluster: Cluster, note: Callable[[str], None]) -> None:
         self.client = cluster.client
         self.patience_s = cluster.patience_s
+        self._revive = cluster.revive
         self._name = f"geoseg-{uuid.uuid4().hex[:12]}"  # another client of the scheduler may be doing the same run
         self._note = note
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -190,6 +191,7 @@ class _Crew:
             gpu: share of a GPU that a task takes.
         """
         workers = self.workers().values()
+        self._revive([worker["name"] for worker in workers])
         if not gpu:
             return sum(worker["nthreads"] for worker in workers)
         return sum(min(worker["nthreads"], int(worker["resources"].get("GPU", 0) / gpu)) for worker in workers)
