@@ -39,6 +39,7 @@ _LOOK_AROUND_S = 2.0
 _ANSWER_S = 10.0
 _TRIES = 5
 _TRY_AGAIN_S = 1.0
+_TELL_S = 3.0
 _TIMES_KEPT = 1000
 _STRAGGLES_S = 10.0  # at least; who is slower than the others by less is waited for
 _STRAGGLES = 4.0  # times the median
@@ -222,6 +223,9 @@ class _Crew:
     def death(self, killed: Any) -> str:
         """What is known of the last worker that died, from Dask's ``KilledWorker``."""
         address = killed.last_worker.address
+        deadline = time.monotonic() + _TELL_S
+        while address not in self._took and time.monotonic() < deadline:
+            time.sleep(0.1)  # its nanny tells why after the scheduler saw it go
         if address in self._took:
             why = f"was over its memory limit with {_gib(self._took[address])}"
             return f"the last, {address}, {why}; give workers more memory, or a smaller --chunk"

@@ -208,7 +208,7 @@ def test_no_scheduler_at_the_address(monkeypatch):
 def test_a_running_scheduler_is_joined_and_left_running():
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         found = []
         for _ in range(2):
             with open_executor(Execution(scheduler=cluster.scheduler_address)) as joined:
@@ -220,7 +220,7 @@ def test_a_scheduler_without_workers_is_refused():
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(SettingsError, match="has no workers"),
         open_executor(Execution(scheduler=cluster.scheduler_address)),
     ):
