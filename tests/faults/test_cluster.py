@@ -226,7 +226,7 @@ def test_a_chunk_that_takes_more_memory_than_a_worker_may_is_named_and_the_rest_
         wait_for_workers(file, 1)
         with open_executor(Execution(scheduler=str(file)), note=notes.append) as opened:
             opened.run(
-                "grow", grow, 10**10, range(5), lambda item, _: found.append(item), on_failure=failed.__setitem__
+                "grow", grow, 2 * 10**9, range(5), lambda item, _: found.append(item), on_failure=failed.__setitem__
             )
     assert sorted(found) == [0, 1, 3, 4]
     assert list(failed) == [2]
