@@ -63,7 +63,6 @@ ROOMS_OF = {
         "models/upsampling.py",
         "training/",
         "engine/quantize.py",
-        "engine/workflow.py",
     },
     "onnx": {"models/runtime_graph.py"},
     "onnxruntime": {"models/runtime_onnx.py"},
