@@ -6,8 +6,9 @@ metadata. The same functions run in this process and on Dask.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,11 @@ from geoseg.stages.simplify import reach_px, simplify_arcs
 from geoseg.stages.trace import trace_chunk
 
 __all__ = [
+    "LABEL",
+    "Changes",
     "CleanJob",
     "FindItem",
+    "Labelled",
     "MaskSource",
     "SceneMask",
     "SieveItem",
@@ -49,6 +53,10 @@ __all__ = [
     "trace",
     "vectorize_window",
 ]
+
+
+LABEL = "label"
+"""The step of :func:`label`; cleaning has several, see :class:`CleanJob`."""
 
 
 class MaskSource(Protocol):
@@ -135,22 +143,22 @@ class CleanJob:
 
     Attributes:
         source: the mask before.
-        store: where the mask after goes.
-        array: its name there.
+        store: where the mask after goes, and what is found out.
+        step: under which name: of the array, and of what was found.
         rules: what is small.
         width_px: least width of a class's parts, pixels.
     """
 
     source: MaskSource
     store: Store
-    array: str
+    step: str
     rules: SieveRules
     width_px: int
 
     @property
     def cleaned(self) -> StoredMask:
         """The mask after."""
-        return self.source.cleaned(self.store, self.array)
+        return self.source.cleaned(self.store, self.step)
 
 
 def open_mask(job: CleanJob, chunk: Chunk) -> None:
@@ -160,7 +168,8 @@ def open_mask(job: CleanJob, chunk: Chunk) -> None:
     around = window.pad(halo_px(job.width_px)).intersection(Window(0, 0, cols, rows)) or window
     mask = job.source.read(around)
     opened = open_classes(mask, job.width_px, job.rules.boundaries)
-    job.store.write(chunk, {job.array: opened[window.slices(around)]})
+    job.store.write(chunk, {job.step: opened[window.slices(around)]})
+    job.store.write_found(job.step, chunk, {})
 
 
 FindItem: TypeAlias = tuple[Chunk, NDArray[np.int64] | None]
@@ -169,30 +178,43 @@ FindItem: TypeAlias = tuple[Chunk, NDArray[np.int64] | None]
 def find_small_components(job: CleanJob, item: FindItem) -> SieveFaces:
     """Finds what is small in a chunk, or may be; in later turns, of what waits there."""
     chunk, waiting = item
-    return find_small(job.source.read(chunk.window), chunk.window, job.rules, waiting)
+    faces = find_small(job.source.read(chunk.window), chunk.window, job.rules, waiting)
+    job.store.write_found(job.step, chunk, faces.to_arrays())
+    return faces
 
 
 SieveItem: TypeAlias = tuple[Chunk, SieveDecision | None]
 
 
-def sieve(job: CleanJob, item: SieveItem) -> tuple[int, NDArray[np.int64]]:
+class Changes(NamedTuple):
+    """What a turn did to a chunk.
+
+    Attributes:
+        pixels: how many of them changed, int64 ``()``.
+        waiting: what waits inside for the next turn, see :class:`geoseg.stages.sieve.Sieved`.
+    """
+
+    pixels: NDArray[np.int64]
+    waiting: NDArray[np.int64]
+
+
+def sieve(job: CleanJob, item: SieveItem) -> Changes:
     """Rewrites a chunk without what is small.
 
     Args:
         job: the turn.
         item: the chunk, and what was decided about it: ``None`` if nothing in it is small.
-
-    Returns:
-        pixels changed, and what waits inside for the next turn, see :class:`geoseg.stages.sieve.Sieved`.
     """
     chunk, decision = item
     mask = job.source.read(chunk.window)
     if decision is None:
-        job.store.write(chunk, {job.array: mask})
-        return 0, np.zeros(0, np.int64)
-    sieved = sieve_chunk(mask, decision, job.rules)
-    job.store.write(chunk, {job.array: sieved.mask})
-    return sieved.changed_px, sieved.waiting
+        changes = Changes(np.array(0), np.zeros(0, np.int64))
+    else:
+        mask, changed, waiting = sieve_chunk(mask, decision, job.rules)
+        changes = Changes(np.array(changed), waiting)
+    job.store.write(chunk, {job.step: mask})
+    job.store.write_found(job.step, chunk, changes._asdict())
+    return changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,10 +293,34 @@ def check(job: VectorJob, chunk: Chunk) -> None:
     job.source.read(chunk.window)
 
 
-def label(job: VectorJob, chunk: Chunk) -> tuple[Faces, int]:
-    """Labels a chunk; returns what touches its edges, and how many pixels have data."""
+class Labelled(NamedTuple):
+    """What labelling tells of a chunk.
+
+    Attributes:
+        faces: what touches its edges.
+        valid_px: how many of its pixels have data.
+    """
+
+    faces: Faces
+    valid_px: int
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """By name, as ``np.savez`` wants it."""
+        return {**self.faces.to_arrays(), "valid_px": np.array(self.valid_px)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], window: Window) -> Labelled:
+        """The inverse of :meth:`to_arrays`."""
+        return cls(Faces.from_arrays(arrays, window), int(arrays["valid_px"]))
+
+
+def label(job: VectorJob, chunk: Chunk) -> Labelled:
+    """Labels a chunk."""
     codes, parent = job.read(chunk.window)
-    return find_faces(codes, parent, chunk.window, job.scene_shape), int(np.count_nonzero(codes != NODATA))
+    faces = find_faces(codes, parent, chunk.window, job.scene_shape)
+    labelled = Labelled(faces, int(np.count_nonzero(codes != NODATA)))
+    job.store.write_found(LABEL, chunk, labelled.to_arrays())
+    return labelled
 
 
 def vectorize_window(job: VectorJob, border: Border) -> tuple[Polygons, Fragment]:

@@ -6,6 +6,7 @@
         arrays.zarr/         mask and confidence, and masks that a stage rewrote, one zarr chunk per chunk
         done/0003.0012       this chunk's arrays are complete
         done/cleaned         the mask is cleaned; says in which array
+        found/label/0003.0012.npz what labelling, or a step of cleaning, found out here; with it that step is done
         rows/0003.0012.arrow      the polygons that this chunk finished; join-0003.arrow: that the sweep finished
         fragments/0003.0012.npz   what it could not finish; with it the chunk is traced
 
@@ -66,7 +67,7 @@ class Store:
 
     def make_folders(self) -> None:
         """Makes the store's folders, or those of them that are missing; an object store needs none."""
-        for folder in (self._done, self._rows, self._fragments):
+        for folder in (self._done, self._found, self._rows, self._fragments):
             if isinstance(folder, Path):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +78,10 @@ class Store:
     @property
     def _done(self) -> Place:
         return self.root / "done"
+
+    @property
+    def _found(self) -> Place:
+        return self.root / "found"
 
     @property
     def _rows(self) -> Place:
@@ -140,6 +145,23 @@ class Store:
         names = _names(self._done)
         return {chunk for chunk in chunks if chunk.key in names}
 
+    def begin(self, step: str) -> None:
+        """Makes room for what a step will find out."""
+        if isinstance(folder := self._found / step, Path):
+            folder.mkdir(exist_ok=True)
+
+    def write_found(self, step: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keeps what a step found out about a chunk; what else it writes of it must be written already."""
+        with staged(self._found / step / f"{chunk.key}.npz") as inside:
+            np.savez(inside, allow_pickle=False, **arrays)
+
+    def read_found(self, step: str, chunks: Iterable[Chunk]) -> dict[Chunk, dict[str, NDArray[Any]]]:
+        """What a step found out about those of some chunks that it has done, by one listing."""
+        folder = self._found / step
+        names = _names(folder)
+        done = [chunk for chunk in chunks if f"{chunk.key}.npz" in names]
+        return dict(zip(done, self._read_all([folder / f"{chunk.key}.npz" for chunk in done]), strict=True))
+
     def _fragment_path(self, chunk: Chunk) -> Place:
         return self._fragments / f"{chunk.key}.npz"
 
@@ -159,24 +181,28 @@ class Store:
 
     def read_fragments(self, chunks: Sequence[Chunk]) -> list[dict[str, NDArray[Any]]]:
         """Reads what :meth:`write_fragment` wrote, in order."""
-        paths = [self._fragment_path(chunk) for chunk in chunks]
+        return self._read_all([self._fragment_path(chunk) for chunk in chunks])
+
+    def _read_all(self, paths: Sequence[Place]) -> list[dict[str, NDArray[Any]]]:
         if isinstance(self.root, Path):
-            return [_read_fragment(path) for path in paths]
+            return [_read_npz(path) for path in paths]
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            return list(pool.map(_read_fragment, paths))
+            return list(pool.map(_read_npz, paths))
 
     def remove_leftovers(self) -> None:
         """Removes what a killed run left half-written."""
         remove_leftovers(self._done)
         remove_leftovers(self._rows)
         remove_leftovers(self._fragments)
+        for step in _names(self._found):
+            remove_leftovers(self._found / step)
 
     def drop_intermediates(self) -> None:
-        """Removes rows, fragments and rewritten masks: once the layers are written nobody reads them."""
-        # fragments first: they are the marks that rows are there
-        for folder in (self._fragments, self._rows):
-            remove_tree(folder)
+        """Removes all that came after the mask: once the layers are written nobody reads it."""
+        # marks first: fragments tell that rows are there, what was found that masks are rewritten
         (self._done / _CLEANED).unlink(missing_ok=True)
+        for folder in (self._fragments, self._found, self._rows):
+            remove_tree(folder)
         for name in chunked.names(self._arrays) - set(PREDICTED):
             self.drop_array(name)
 
@@ -185,6 +211,6 @@ def _names(folder: Place) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def _read_fragment(path: Place) -> dict[str, NDArray[Any]]:
+def _read_npz(path: Place) -> dict[str, NDArray[Any]]:
     with path.open("rb") as file, np.load(file) as arrays:
         return dict(arrays)

@@ -11,13 +11,11 @@ the store.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, groupby
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
@@ -27,7 +25,7 @@ from geoseg.engine.store import Store
 from geoseg.engine.watch import Watch
 from geoseg.errors import InputError
 from geoseg.export.rows import Layer, write_rows
-from geoseg.lattice import Chunk, Lattice, Window
+from geoseg.lattice import Chunk, Lattice
 from geoseg.remote import Place
 from geoseg.scene import Scene
 from geoseg.settings import VectorSettings
@@ -37,6 +35,8 @@ from geoseg.stages.polygons import Ground
 from geoseg.stages.sieve import SieveFaces, SieveRules, merge_small
 
 __all__ = ["VectorHalf", "open_half"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,63 +136,70 @@ def _clean(half: VectorHalf, executor: Executor) -> VectorHalf:
         boundaries=dict(settings.boundaries),
     )
     width_px = settings.width_px(half.gsd_m)
-    cleaning = kernels.CleanJob(job.source, job.store, "mask", rules, width_px)
+    cleaning = kernels.CleanJob(job.source, job.store, "found", rules, width_px)
     chunks = list(lattice.chunks())
     if (array := job.store.cleaned()) is not None:
         return replace(half, job=replace(job, source=job.source.cleaned(job.store, array)))
 
-    def rewriting(array: str) -> kernels.CleanJob:
-        """The next turn, which reads what the last one wrote."""
-        job.store.add_array(array, chunk=lattice.chunk, shape=job.scene_shape)
-        return replace(cleaning, array=array)
-
     if width_px > 1:
-        with half.watch.stage("open", lattice.window.area, ChunkCount(len(chunks), 0)) as advance:
-            opening = rewriting("opened")
-            executor.run("open", kernels.open_mask, opening, chunks, lambda chunk, _: advance(chunk.window.area))
-            cleaning = replace(cleaning, source=opening.cleaned)
+        opening = _rewriting(cleaning, "opened", lattice)
+        opened = job.store.read_found(opening.step, chunks)
+        todo = [chunk for chunk in chunks if chunk not in opened]
+        with half.watch.stage("open", _area(todo), ChunkCount(len(chunks), len(opened))) as advance:
+            executor.run("open", kernels.open_mask, opening, todo, lambda chunk, _: advance(chunk.window.area))
+        cleaning = replace(cleaning, source=opening.cleaned)
     if rules.least_m2:
         with half.watch.stage("sieve"):
-            cleaning = replace(cleaning, source=_sieve(cleaning, rewriting, chunks, executor))
+            cleaning = replace(cleaning, source=_sieve(cleaning, lattice, executor))
     if isinstance(cleaning.source, kernels.StoredMask) and cleaning.source != job.source:
         job.store.mark_cleaned(cleaning.source.array)
     return replace(half, job=replace(job, source=cleaning.source))
 
 
-def _sieve(
-    cleaning: kernels.CleanJob,
-    rewriting: Callable[[str], kernels.CleanJob],
-    chunks: Sequence[Chunk],
-    executor: Executor,
-) -> kernels.MaskSource:
+def _sieve(cleaning: kernels.CleanJob, lattice: Lattice, executor: Executor) -> kernels.MaskSource:
     """Turns of giving what is small to its neighbours, see :mod:`geoseg.stages.sieve`; returns the mask after them."""
-    faces: dict[Window, SieveFaces] = {}
-    done: dict[Chunk, tuple[int, NDArray[np.int64]]] = {}
+    faces: dict[Chunk, SieveFaces] = {}
+    chunks = list(lattice.chunks())
     to_find: list[kernels.FindItem] = [(chunk, None) for chunk in chunks]
-    source, rules = cleaning.source, cleaning.rules
+    store, rules = cleaning.store, cleaning.rules
     turn, waiting = 1, None
     for number in count():
-        executor.run(
-            "find small",
-            kernels.find_small_components,
-            replace(cleaning, source=source),
-            to_find,
-            lambda item, found: faces.update({item[0].window: found}),
-        )
+        finding = replace(cleaning, step=f"found-{number}")
+        store.begin(finding.step)
+        found = store.read_found(finding.step, [chunk for chunk, _ in to_find])
+        faces.update((chunk, SieveFaces.from_arrays(arrays, chunk.window)) for chunk, arrays in found.items())
+        items = [item for item in to_find if item[0] not in found]
+        executor.run("find small", kernels.find_small_components, finding, items, partial(_keep, faces))
         decided = merge_small(faces.values(), rules, turn, waiting)
         todo = set(decided.todo)
         if not todo:
             break
-        sieving = replace(rewriting(f"sieved-{number}"), source=source)
-        items = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in chunks)
-        executor.run("sieve", kernels.sieve, sieving, items, lambda item, result: done.update({item[0]: result}))
-        source = sieving.cleaned
-        if not decided.waiting.size and not any(inside.size for _, inside in done.values()):
+        sieving = _rewriting(cleaning, f"sieved-{number}", lattice)
+        done = {chunk: kernels.Changes(**arrays) for chunk, arrays in store.read_found(sieving.step, chunks).items()}
+        decisions = (
+            (chunk, decided.decision(chunk.window) if chunk.window in todo else None)
+            for chunk in chunks
+            if chunk not in done
+        )
+        executor.run("sieve", kernels.sieve, sieving, decisions, partial(_keep, done))
+        cleaning = replace(cleaning, source=sieving.cleaned)
+        if not decided.waiting.size and not any(changes.waiting.size for changes in done.values()):
             break
-        moved = any(changed for changed, _ in done.values())
+        moved = any(changes.pixels for changes in done.values())
         turn, waiting = turn + 1 if moved else rules.turns, decided.waiting  # if not, the last turn comes now
-        to_find = [(chunk, done[chunk][1]) for chunk in chunks if chunk.window in todo]
-    return source
+        to_find = [(chunk, done[chunk].waiting) for chunk in chunks if chunk.window in todo]
+    return cleaning.source
+
+
+def _keep(results: dict[Chunk, Result], item: tuple[Chunk, object], result: Result) -> None:
+    results[item[0]] = result
+
+
+def _rewriting(cleaning: kernels.CleanJob, step: str, lattice: Lattice) -> kernels.CleanJob:
+    """A step that reads the mask as it is and writes the next one."""
+    cleaning.store.add_array(step, chunk=lattice.chunk, shape=cleaning.rules.scene_shape)
+    cleaning.store.begin(step)
+    return replace(cleaning, step=step)
 
 
 def _least_areas(settings: VectorSettings) -> dict[int, float]:
@@ -205,27 +212,35 @@ def _least_areas(settings: VectorSettings) -> dict[int, float]:
 def _label(half: VectorHalf, executor: Executor) -> tuple[Merge, int]:
     """Labels all chunks and merges their faces; also counts the pixels with data."""
     job, lattice = half.job, half.lattice
-    found = {}
-    rows, cols = lattice.chunk_shape
-    with half.watch.stage("label", lattice.window.area, ChunkCount(rows * cols, 0)) as advance:
+    chunks = list(lattice.chunks())
+    job.store.begin(kernels.LABEL)
+    labelled = {
+        chunk: kernels.Labelled.from_arrays(arrays, chunk.window)
+        for chunk, arrays in job.store.read_found(kernels.LABEL, chunks).items()
+    }
+    todo = [chunk for chunk in chunks if chunk not in labelled]
+    with half.watch.stage("label", _area(todo), ChunkCount(len(chunks), len(labelled))) as advance:
 
-        def keep(chunk: Chunk, result: tuple[Any, int]) -> None:
-            found[chunk.key] = result
+        def keep(chunk: Chunk, result: kernels.Labelled) -> None:
+            labelled[chunk] = result
             advance(chunk.window.area)
 
-        executor.run("label", kernels.label, job, lattice.chunks(), keep)
-        faces = [found[chunk.key][0] for chunk in lattice.chunks()]
-        return merge_faces(faces, job.scene_shape), sum(valid for _, valid in found.values())
+        executor.run("label", kernels.label, job, todo, keep)
+        faces = [labelled[chunk].faces for chunk in chunks]
+        return merge_faces(faces, job.scene_shape), sum(one.valid_px for one in labelled.values())
 
 
 def _trace(half: VectorHalf, merge: Merge, executor: Executor) -> None:
-    traced = half.job.store.traced(half.lattice.chunks())
-    chunks = [chunk for chunk in half.lattice.chunks() if chunk not in traced]
-    rows, cols = half.lattice.chunk_shape
-    count = ChunkCount(rows * cols, rows * cols - len(chunks))
-    with half.watch.stage("trace", sum(chunk.window.area for chunk in chunks), count) as advance:
-        items = ((chunk, merge.border(chunk.window)) for chunk in chunks)
+    chunks = list(half.lattice.chunks())
+    traced = half.job.store.traced(chunks)
+    todo = [chunk for chunk in chunks if chunk not in traced]
+    with half.watch.stage("trace", _area(todo), ChunkCount(len(chunks), len(traced))) as advance:
+        items = ((chunk, merge.border(chunk.window)) for chunk in todo)
         executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))
+
+
+def _area(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.window.area for chunk in chunks)
 
 
 def _share(area_m2: float, ground_m2: float) -> float | None:

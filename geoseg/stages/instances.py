@@ -21,7 +21,8 @@ usual one for labelling in blocks: block-wise labelling, then equivalences over 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,15 @@ class Faces:
     grown: NDArray[np.uint8]
     code: NDArray[np.uint8]
     first: NDArray[np.int64]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All but the window, by name, as ``np.savez`` wants it."""
+        return {column.name: getattr(self, column.name) for column in fields(self) if column.name != "window"}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], window: Window) -> Self:
+        """The inverse of :meth:`to_arrays`."""
+        return cls(window=window, **{name: arrays[name] for name in ("edges", "grown", "code", "first")})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

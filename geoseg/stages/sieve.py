@@ -39,8 +39,8 @@ boundary, from which its neighbours then grow; boundaries themselves are never s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self
 
 import numba
 import numpy as np
@@ -166,6 +166,26 @@ class SieveFaces:
     contacts: NDArray[np.int64]
     has_small: bool
     waiting: NDArray[np.int64] | None
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All but the window, by name, as ``np.savez`` wants it."""
+        values = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "window"}
+        return {name: np.asarray(value) for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], window: Window) -> Self:
+        """The inverse of :meth:`to_arrays`."""
+        return cls(
+            window=window,
+            edges=arrays["edges"],
+            code=arrays["code"],
+            first=arrays["first"],
+            area_px=arrays["area_px"],
+            pinned=arrays["pinned"],
+            contacts=arrays["contacts"],
+            has_small=bool(arrays["has_small"]),
+            waiting=arrays.get("waiting"),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,8 +6,8 @@ A scene of 10 x 12 chunks goes through ``geoseg run`` with a model that only thr
 * with the client killed at random moments of its life, and run again,
 * with the scheduler of a cluster killed at random moments, and run again on a new one.
 
-After each the layers must be the same bytes. From the workers' logs it counts the chunks that were done more than once:
-for stages with a mark for each finished chunk, at most as many as were under way when something was killed.
+After each the layers must be the same bytes. From the workers' logs it counts the chunks that a stage began more often
+than in the undisturbed run: at most as many as were under way when something was killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from geoseg.models import zoo
 
 CHUNK, WORKERS = 128, 2
 SHAPE = (10 * CHUNK, 12 * CHUNK)
-MARKED = ("predict", "trace")  # stages whose finished chunks are kept
 UNDER_WAY = 2 * WORKERS
 
 
@@ -75,17 +74,13 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-def again(home: Path) -> dict[str, int]:
-    """How many chunks of each stage were begun more often than once, and how often."""
-    begun = collections.Counter(
+def begun(home: Path) -> collections.Counter[str]:
+    """How often each stage began each chunk, by ``stage chunk``."""
+    return collections.Counter(
         match
         for log in (home / ".geoseg" / "logs").glob("*.log")
         for match in re.findall(r"INFO ([a-z ]+ [\d.]+) begins", log.read_text(errors="replace"))
     )
-    extra: collections.Counter[str] = collections.Counter()
-    for what, times in begun.items():
-        extra[what.rpartition(" ")[0]] += times - 1
-    return dict(extra)
 
 
 class Soak:
@@ -100,6 +95,7 @@ class Soak:
         self.finish(folder / "whole", "--workers", str(WORKERS))
         self.seconds = time.monotonic() - start
         self.whole = layers(folder / "whole")
+        self.begun = begun(folder / "whole")
         print(f"undisturbed: {self.seconds:.1f} s, {sum(map(len, self.whole.values()))} bytes of layers", flush=True)
 
     def start(self, home: Path, *options: str) -> subprocess.Popen[str]:
@@ -110,6 +106,13 @@ class Soak:
 
     def check(self, home: Path) -> None:
         assert layers(home) == self.whole, f"other layers in {home}"
+
+    def again(self, home: Path) -> dict[str, int]:
+        """How many chunks of each stage were begun again."""
+        extra: collections.Counter[str] = collections.Counter()
+        for what, times in (begun(home) - self.begun).items():
+            extra[what.rpartition(" ")[0]] += times
+        return dict(extra)
 
     def kill_workers(self, every_s: float) -> None:
         home, killed = self.folder / "workers", 0
@@ -122,8 +125,7 @@ class Soak:
                 killed += 1
         assert process.returncode == 0, process.communicate()[1]
         self.check(home)
-        extra = {stage: count for stage, count in again(home).items() if count}
-        print(f"workers: {killed} kills survived, begun again {extra}, of at most {killed} x 1 at work", flush=True)
+        print(f"workers: {killed} kills survived, begun again {self.again(home)}, of at most {killed} x 1 at work")
 
     def kill_clients(self, times: int) -> None:
         late = 0
@@ -142,10 +144,9 @@ class Soak:
             process.wait()
             self.finish(home, "--workers", str(WORKERS))
             self.check(home)
-            extra = again(home)
-            for stage in MARKED:
-                assert extra.get(stage, 0) <= UNDER_WAY, f"{extra[stage]} chunks of {stage} were done again"
-                most[stage] = max(most[stage], extra.get(stage, 0))
+            for stage, extra in self.again(home).items():
+                assert extra <= UNDER_WAY, f"{extra} chunks of {stage} were done again"
+                most[stage] = max(most[stage], extra)
             orphans += children
         left = psutil.wait_procs(orphans, timeout=180)[1]
         assert not left, f"{left} outlive the client"
@@ -169,10 +170,9 @@ class Soak:
             self.finish(home, "--scheduler", str(file))
             self.end([head, *rest])
             self.check(home)
-            extra = again(home)
-            for stage in MARKED:
-                assert extra.get(stage, 0) <= UNDER_WAY, f"{extra[stage]} chunks of {stage} were done again"
-                most[stage] = max(most[stage], extra.get(stage, 0))
+            for stage, extra in self.again(home).items():
+                assert extra <= UNDER_WAY, f"{extra} chunks of {stage} were done again"
+                most[stage] = max(most[stage], extra)
         print(f"schedulers: {times - late} kills survived ({late} came after the end), done again {dict(most)} at most")
 
     def cluster(self, number: int) -> tuple[subprocess.Popen[bytes], list[subprocess.Popen[bytes]], Path]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from affine import Affine
 
 import geoseg
 from geoseg import Execution, VectorSettings
+from geoseg.engine import kernels
+from geoseg.engine.result import StageTime
 from geoseg.engine.store import Store
 from geoseg.models import zoo
 
@@ -91,11 +94,12 @@ def test_killed_and_run_again(command, whole, tmp_path, how, signal_number, code
 
 @pytest.fixture
 def coarse_mask(tmp_path):
-    """A mask of 207 x 210 px with specks, holes and thin parts."""
+    """A mask of 207 x 210 px with specks, holes and thin parts; and one small part in another, over edges of chunks."""
     random = np.random.default_rng(1)
     mask = np.kron(random.integers(0, 4, (23, 30)), np.ones((9, 7))).astype(np.uint8)
     for row, col in random.integers(0, 204, (80, 2)):
         mask[row : row + 1 + col % 3, col : col + 1 + row % 4] = row % 4
+    mask[50:70, 20:40], mask[57:63, 27:33], mask[59:61, 29:31] = 1, 2, 3
     path = tmp_path / "mask.tif"
     with rasterio.open(
         path,
@@ -138,35 +142,67 @@ def test_killed_while_tracing_and_run_again(coarse_mask, tmp_path):
     assert len(layers(whole)) == 2 * 3
 
 
-CLEANING = VectorSettings(min_area_m2=12, fill_holes_m2=9, min_width_m=3)
+CLEANING = VectorSettings(min_area_m2=40, fill_holes_m2=9, min_width_m=2)
 
 
-def clean(mask: Path, home: Path) -> list[str]:
-    """Vectorize with cleaning, or go on with that; gives the names of the stages that ran."""
-    result = geoseg.vectorize(mask, home, settings=CLEANING, execution=Execution(threads=1, chunk=30))
-    return [stage.name for stage in result.stages]
+def clean(mask: Path, home: Path) -> Sequence[StageTime]:
+    """Vectorize with cleaning, or go on with that; gives the stages that ran."""
+    return geoseg.vectorize(mask, home, settings=CLEANING, execution=Execution(threads=1, chunk=30)).stages
 
 
-@pytest.mark.parametrize("name", ["sieved-0", "cleaned"])
-def test_killed_while_cleaning_and_run_again(coarse_mask, tmp_path, name):
+def counted(monkeypatch: pytest.MonkeyPatch, clean: Callable[[], object]) -> collections.Counter[str]:
+    """How many chunks each step of a cleaning, or labelling, goes over in this process."""
+    calls: collections.Counter[str] = collections.Counter()
+
+    def count(kernel):
+        def counting(job, item):
+            calls[getattr(job, "step", kernel.__name__)] += 1
+            return kernel(job, item)
+
+        return counting
+
+    with monkeypatch.context() as patched:
+        for kernel in (kernels.open_mask, kernels.find_small_components, kernels.sieve, kernels.label):
+            patched.setattr(kernels, kernel.__name__, count(kernel))
+        clean()
+    return calls
+
+
+@pytest.mark.parametrize("step", ["opened", "found-0", "sieved-0", "found-1", "cleaned", "label"])
+def test_killed_while_cleaning_or_labelling_and_run_again(coarse_mask, tmp_path, monkeypatch, step):
     whole, home = tmp_path / "whole", tmp_path / "killed"
-    assert clean(coarse_mask, whole) == ["open", "sieve", "label", "trace", "join", "export"]
+    wanted = counted(monkeypatch, lambda: clean(coarse_mask, whole))
+    assert {"opened", "found-0", "sieved-0", "found-1", "sieved-1", "label"} <= set(wanted)
     command = [sys.executable, "-m", "geoseg", "vectorize", str(coarse_mask), "--chunk", "30", "--threads=1", "--quiet"]
-    command += ["--min-area", "12", "--fill-holes", "9", "--min-width", "3"]
+    command += ["--min-area", "40", "--fill-holes", "9", "--min-width", "2"]
     store = home / ".geoseg" / "masks" / "mask"
-    chunks, mark = store / "arrays.zarr" / name / "c", store / "done" / "cleaned"
-    kill_when(home, mark.exists if name == "cleaned" else lambda: len(list(chunks.glob("*/*"))) >= 3, command)
-    assert mark.exists() == (name == "cleaned"), "it was too late"
-    again = clean(coarse_mask, home)
-    assert again == [*([] if name == "cleaned" else ["open", "sieve"]), "label", "trace", "join", "export"]
+    found, mark = store / "found", store / "done" / "cleaned"
+    kill_when(home, mark.exists if step == "cleaned" else lambda: len(list((found / step).glob("*"))) >= 3, command)
+    assert mark.exists() == (step in {"cleaned", "label"}), "it was too late"
+    kept = collections.Counter(path.parent.name for path in found.glob("*/*.npz"))
+    if mark.exists():
+        kept |= {name: count for name, count in wanted.items() if name != "label"}
+    assert counted(monkeypatch, lambda: clean(coarse_mask, home)) == wanted - kept
     assert layers(home) == layers(whole)
+
+
+def test_a_run_that_is_continued_tells_what_it_reused(coarse_mask, tmp_path, monkeypatch):
+    def fail(store, *_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write_fragment", fail)
+        with pytest.raises(Killed):
+            clean(coarse_mask, tmp_path / "run")
+    stages = clean(coarse_mask, tmp_path / "run")
+    assert {stage.name: stage.chunks.reused for stage in stages if stage.chunks} == {"label": 49, "trace": 0}
 
 
 class Killed(BaseException):
     """As a signal: nobody catches it."""
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_killed_while_tidying_up_and_run_again(coarse_mask, tmp_path, monkeypatch, at):
     home = tmp_path / "killed"
     removed, drop, rmtree = [], Store.drop_intermediates, shutil.rmtree

@@ -115,7 +115,7 @@ def test_a_run_by_workers_is_that_into_a_folder(object_store, bucket, scene, car
     kept = [key.partition("/.geoseg/")[2] for key in object_store.keys(bucket) if "/.geoseg/" in key]
     assert {key.split("/")[0] for key in kept} == {"manifest.json", "masks"}, "no lock, no probe"
     assert sum("/done/" in key for key in kept) == CHUNKS
-    assert not any("/rows/" in key or "/fragments/" in key for key in kept)
+    assert not any(f"/{part}/" in key for key in kept for part in ("found", "rows", "fragments"))
 
 
 def test_a_run_in_this_process_its_result_and_its_requests(object_store, bucket, scene, settings, local, call):
@@ -124,9 +124,9 @@ def test_a_run_in_this_process_its_result_and_its_requests(object_store, bucket,
     result = geoseg.run(scene, where, settings=settings, execution=execution)
     assert without_record(files(object_store, bucket)) == without_record(local)
     # a chunk: two arrays and a mark written, the mark looked for once; read with its neighbours for labels and for
-    # tracing, alone for two rasters; rows and what goes on elsewhere written, and read again
+    # tracing, alone for two rasters; its labels' mark, rows and what goes on elsewhere written, and these read again
     asked = object_store.requests
-    assert asked["PUT"] <= 5 * CHUNKS + 30
+    assert asked["PUT"] <= 6 * CHUNKS + 30
     assert asked["GET"] <= 24 * CHUNKS + 30
     assert asked["LIST"] <= 25
     assert str(result.directory) == where
