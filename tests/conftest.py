@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, settings
 from rasterio.enums import ColorInterp, Resampling
 
 from geoseg.cli import main
-from geoseg.engine.kernels import StoredMask, VectorJob, label, vectorize_window
+from geoseg.engine.kernels import StoredMask, VectorJob, label_window, vectorize_window
 from geoseg.engine.store import Store
-from geoseg.lattice import Chunk, Window
+from geoseg.lattice import Window
 from geoseg.rings import Arcs, Polygons, offsets_of, take_ragged
 from geoseg.settings import SimplifyMethod
 from geoseg.stages.assemble import Rings, assemble
@@ -218,14 +218,7 @@ class VectorHalf:
         """What each chunk gives, rows of chunks from top to bottom."""
         job = self.job(mask, confidence)
         windows = cut_into_windows(mask.shape, chunk)
-        merge = merge_faces(
-            [
-                label(job, Chunk(row, col, window))[0]
-                for row, in_row in enumerate(windows)
-                for col, window in enumerate(in_row)
-            ],
-            mask.shape,
-        )
+        merge = merge_faces([label_window(job, window).faces for row in windows for window in row], mask.shape)
         return [[Piece(window, *vectorize_window(job, merge.border(window))) for window in row] for row in windows]
 
     def join(self, pieces: Sequence[Sequence[Piece]], shape: tuple[int, int]) -> Polygons:

@@ -8,6 +8,7 @@ cluster that is shared with others need not all be fit for this run.
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -129,9 +130,18 @@ def begin(packed: bytes, worker: str) -> tuple[str | None, Callable[[], None] | 
     try:
         if terms is not None:
             terms.check()
-        return None, begin_log(logs, worker)
+        end = begin_log(logs, worker)
     except (InputError, OSError) as error:
         return str(error), None
+    threading.Thread(target=_prepare, daemon=True).start()
+    return None, end
+
+
+def _prepare() -> None:
+    """Loads what kernels need while the worker waits for its first task."""
+    from geoseg.engine.kernels import prepare
+
+    prepare()
 
 
 def refusal_of(name: str) -> Any:

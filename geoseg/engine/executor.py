@@ -34,6 +34,7 @@ FEEDERS = 2
 _PAUSES_S = (0.5, 5.0)  # before what failed is tried again: a file system or a server may have to come back
 _CHUNK = 2048
 _CHUNKS_PER_WORKER = 2
+_CLUSTER_WORKERS = 16  # a guess: how many a cluster has is known once it runs, and may change
 _KERNEL_BYTES = 3 * 1024**3
 
 
@@ -59,7 +60,7 @@ def fit(execution: Execution, height: int, width: int, *, core: int, gpus: int =
     chunk = execution.chunk
     if chunk is None:
         chunk = max(1, _CHUNK // core) * core
-        while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * at_once:
+        while chunk > core and _count(height, width, chunk) < _CHUNKS_PER_WORKER * (at_once or _CLUSTER_WORKERS):
             chunk -= core
     chunk = -(-chunk // core) * core
     if execution.threads or execution.workers or elsewhere:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from geoseg.codes import NODATA
 from geoseg.engine.store import Store
@@ -24,11 +28,11 @@ from geoseg.settings import SimplifyMethod
 from geoseg.stages.assemble import Rings, assemble
 from geoseg.stages.confidence import count_confidence
 from geoseg.stages.cores import grow_cores
-from geoseg.stages.instances import Border, Faces, find_faces, label_chunk
+from geoseg.stages.instances import Border, Faces, find_faces, label_chunk, merge_faces
 from geoseg.stages.join import Domain, Fragment, Instances, Joiner, finished_arcs, share_out
 from geoseg.stages.opening import halo_px, open_classes
 from geoseg.stages.polygons import Ground
-from geoseg.stages.sieve import SieveDecision, SieveFaces, SieveRules, find_small, sieve_chunk
+from geoseg.stages.sieve import SieveDecision, SieveFaces, SieveRules, find_small, merge_small, sieve_chunk
 from geoseg.stages.simplify import reach_px, simplify_arcs
 from geoseg.stages.trace import trace_chunk
 
@@ -47,6 +51,7 @@ __all__ = [
     "check",
     "find_small_components",
     "label",
+    "label_window",
     "open_mask",
     "prepare",
     "sieve",
@@ -280,12 +285,45 @@ class VectorJob:
         return codes[inside], parent[inside]
 
 
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """A mask in memory."""
+
+    mask: NDArray[np.uint8]
+
+    def read(self, _: Window) -> NDArray[np.uint8]:
+        return self.mask
+
+    def read_confidence(self, _: Window) -> NDArray[np.uint8]:
+        return np.zeros_like(self.mask)
+
+    def cleaned(self, store: Store, array: str) -> StoredMask:
+        return StoredMask(store, array, None)
+
+
 def prepare() -> None:
-    """Loads the compiled loops of the stages, or compiles them, by way of a mask of one pixel."""
-    window, shape = Window(0, 0, 1, 1), (1, 1)
-    codes = np.ones(shape, np.uint8)
-    find_faces(codes, None, window, shape)
-    trace_chunk(np.pad(codes, 1).astype(np.int32), window, shape)
+    """Loads the compiled loops of the stages, or compiles them, by way of a mask of a few pixels."""
+    mask = np.kron([[1, 2], [2, 1]], np.ones((4, 4))).astype(np.uint8)
+    mask[1, 1] = 2
+    window, shape = Window(0, 0, 8, 8), (8, 8)
+    ground = Ground(Affine(1, 0, 5e5, 0, -1, 5e6), CRS.from_epsg(32632), shape)
+    rules = SieveRules(shape, {1: 2.0, 2: 2.0}, ground.pixel_area_m2)
+    decided = merge_small([find_small(mask, window, rules)], rules, 1)
+    example = _Example(sieve_chunk(mask, decided.decision(window), rules).mask)
+    with TemporaryDirectory() as folder:
+        job = VectorJob(
+            source=example,
+            store=Store(Path(folder), ""),
+            ground=ground,
+            tolerance_px=1.0,
+            method="visvalingam",
+            smooth=False,
+            boundaries=(),
+            growth_px=0,
+        )
+        border = merge_faces([find_faces(example.mask, None, window, shape)], shape).border(window)
+        polygons, _ = vectorize_window(job, border)
+        write_rows(job.store.root / "rows.arrow", polygons, ground)
 
 
 def check(job: VectorJob, chunk: Chunk) -> None:
@@ -314,11 +352,16 @@ class Labelled(NamedTuple):
         return cls(Faces.from_arrays(arrays, window), int(arrays["valid_px"]))
 
 
+def label_window(job: VectorJob, window: Window) -> Labelled:
+    """Labels one chunk."""
+    codes, parent = job.read(window)
+    faces = find_faces(codes, parent, window, job.scene_shape)
+    return Labelled(faces, int(np.count_nonzero(codes != NODATA)))
+
+
 def label(job: VectorJob, chunk: Chunk) -> Labelled:
-    """Labels a chunk."""
-    codes, parent = job.read(chunk.window)
-    faces = find_faces(codes, parent, chunk.window, job.scene_shape)
-    labelled = Labelled(faces, int(np.count_nonzero(codes != NODATA)))
+    """Labels a chunk, and keeps what that tells."""
+    labelled = label_window(job, chunk.window)
     job.store.write_found(LABEL, chunk, labelled.to_arrays())
     return labelled
 

@@ -170,7 +170,7 @@ def predict(job: PredictJob, chunk: Chunk) -> None:
         chunk.window,
         read=lambda window: job.scene.read(window, job.bands),
         convert=converter(job.dtype, job.scale),
-        networks=[_network(job, share) for share in shares],
+        networks=(_network(job, share) for share in shares),
     )
     for share, (mask, confidence) in zip(shares, results, strict=True):
         if job.within is not None:

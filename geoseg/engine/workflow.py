@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +32,7 @@ from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
 from geoseg.engine.faults import keeping
 from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Progress, Silent
+from geoseg.engine.rasters import Rasters, writing_rasters
 from geoseg.engine.result import FAILED, ChunkCount, FailedWindow, PassSummary, Result
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.engine.watch import Watch
@@ -122,12 +124,13 @@ def run(
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             executor.admit(_terms(output, plan.passes), output.logs)
             _warn_of_compilation(progress)
-            with keeping(output.path):
+            with keeping(output.path), writing_rasters(plan, stores, output.path) as rasters:
                 with _preparing_the_rest():
-                    chunks, failed = _predict_all(plan, stores, executor, watch, keep=opened is not None)
+                    chunks, failed = _predict_all(plan, stores, executor, watch, rasters, keep=opened is not None)
                 if failed:
                     _go_on_without(output, failed, watch)
-                halves, layers, files = _make_layers(plan, stores, output.path, executor, watch)
+                rasters.settle_rest()
+                halves, layers, files = _make_layers(plan, stores, output.path, executor, watch, rasters)
                 if failed:
                     from geoseg.engine.failures import write_failed
 
@@ -250,7 +253,6 @@ def _preparing_the_rest() -> Iterator[None]:
     def prepare() -> None:
         from geoseg.engine import (
             kernels,
-            rasters,  # noqa: F401
             vector_half,  # noqa: F401
         )
         from geoseg.export import vectors  # noqa: F401
@@ -345,7 +347,7 @@ def _predict_job(
 
 
 def _predict_all(
-    plan: Plan, stores: Mapping[str, Store], executor: Executor, watch: Watch, *, keep: bool
+    plan: Plan, stores: Mapping[str, Store], executor: Executor, watch: Watch, rasters: Rasters, *, keep: bool
 ) -> tuple[dict[str, ChunkCount], list[FailedWindow]]:
     """Predicts what is missing; returns the chunks of each pass, and the windows that are missing still.
 
@@ -364,7 +366,10 @@ def _predict_all(
             if any(share in shares for shares in lacking.values()):
                 share.store.drop_intermediates()  # of a mask with windows that were missing
                 share.store.make_folders()
-        failures = _predict(job, lacking, executor, _watch_of(plan, together, watch))
+        for part, there in zip(together, done, strict=True):
+            rasters.settle([part.name], there)
+        settle = partial(rasters.settle, [part.name for part in together])
+        failures = _predict(job, lacking, executor, _watch_of(plan, together, watch), settle)
         if not keep:
             prediction.forget_networks()
         for part, share in zip(together, job.shares, strict=True):
@@ -384,12 +389,17 @@ def _predict(
     lacking: Mapping[Chunk, Sequence[prediction.PredictShare]],
     executor: Executor,
     watch: Watch,
+    settle: Callable[[Sequence[Chunk]], None],
 ) -> dict[Chunk, BaseException]:
-    """Predicts the chunks that shares lack; returns those that failed, and with what."""
+    """Predicts the chunks that shares lack, telling each; returns those that failed, and with what."""
     pixels = {chunk: chunk.window.area * len(shares) for chunk, shares in lacking.items() if shares}
     failures: dict[Chunk, BaseException] = {}
     count = ChunkCount(len(lacking), len(lacking) - len(pixels))
     with watch.stage("predict", sum(pixels.values()), count) as advance:
+
+        def succeed(chunk: Chunk, _: None) -> None:
+            settle([chunk])
+            advance(pixels[chunk])
 
         def fail(chunk: Chunk, error: BaseException) -> None:
             failures[chunk] = error
@@ -400,7 +410,7 @@ def _predict(
             prediction.predict,
             job,
             list(pixels),
-            lambda chunk, _: advance(pixels[chunk]),
+            succeed,
             waits=True,
             needs_gpu=job.device == "cuda",
             on_failure=fail,
@@ -435,36 +445,34 @@ def _incomplete(directory: Place, failed: Sequence[FailedWindow], watch: Watch) 
 
 
 def _make_layers(
-    plan: Plan, stores: Mapping[str, Store], directory: Place, executor: Executor, watch: Watch
+    plan: Plan, stores: Mapping[str, Store], directory: Place, executor: Executor, watch: Watch, rasters: Rasters
 ) -> tuple[list[VectorHalf], list[dict[str, Layer]], list[Place]]:
     """All that comes after the prediction: the half of each pass, its layers, and the files of all."""
     from geoseg.engine.kernels import StoredMask
-    from geoseg.engine.rasters import writing_rasters
     from geoseg.engine.vector_half import open_half
     from geoseg.export.rows import read_layers
     from geoseg.export.vectors import write_layers
 
-    with writing_rasters(plan, stores, directory) as rasters:
-        halves = []
-        for part in plan.passes:
-            predicted = StoredMask(stores[part.name], *PREDICTED)
-            own = _watch_of(plan, [part], watch)
-            halves.append(open_half(predicted, stores[part.name], part.grid, part.lattice, part.vector, own))
-        halves = [half.clean_label_trace(executor) for half in halves]
-        rows = [half.join() for half in halves]
-        with watch.stage("export"), ExitStack() as copies:
-            layers = [
-                read_layers(
-                    copies.enter_context(local_copies(files)),
-                    part.codes,
-                    crs=part.grid.crs,
-                    datetime=part.grid.datetime,
-                    model=part.name,
-                )
-                for part, files in zip(plan.passes, rows, strict=True)
-            ]
-            named = {name: layer for found in layers for name, layer in found.items()}
-            return halves, layers, write_layers(directory, named, plan.settings.vector.formats) + rasters()
+    halves = []
+    for part in plan.passes:
+        predicted = StoredMask(stores[part.name], *PREDICTED)
+        own = _watch_of(plan, [part], watch)
+        halves.append(open_half(predicted, stores[part.name], part.grid, part.lattice, part.vector, own))
+    halves = [half.clean_label_trace(executor) for half in halves]
+    rows = [half.join() for half in halves]
+    with watch.stage("export"), ExitStack() as copies:
+        layers = [
+            read_layers(
+                copies.enter_context(local_copies(files)),
+                part.codes,
+                crs=part.grid.crs,
+                datetime=part.grid.datetime,
+                model=part.name,
+            )
+            for part, files in zip(plan.passes, rows, strict=True)
+        ]
+        named = {name: layer for found in layers for name, layer in found.items()}
+        return halves, layers, write_layers(directory, named, plan.settings.vector.formats) + rasters.finish()
 
 
 def _summary_of_pass(plan: Plan, part: Pass, half: VectorHalf, predicted: ChunkCount) -> PassSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -138,7 +138,7 @@ def predict_chunk(
     *,
     read: Read,
     convert: Convert,
-    networks: Sequence[Network],
+    networks: Iterable[Network],
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Predicts one chunk, tile by tile.
 
@@ -152,15 +152,18 @@ def predict_chunk(
         window: the chunk, in scene pixels.
         read: reads the scene, reflecting at its edges.
         convert: brings the scene's values to those that all of the networks take.
-        networks: the models.
+        networks: the models; drawn while the first tile is read, so they may be opened then.
 
     Returns:
         mask and confidence of each network, (rows, cols) uint8, 255 where there is no data.
     """
-    stitchers = [network.stitch(window) for network in networks]
-    largest = max(network.batch for network in networks)
-    for group in _prefetched(_batches(_readable(tiles, read, convert), largest)):
-        for network, stitcher in zip(networks, stitchers, strict=True):
+    ready = _readable(tiles, read, convert)
+    first = _reader().submit(next, ready, None)
+    opened = list(networks)
+    stitchers = [network.stitch(window) for network in opened]
+    largest = max(network.batch for network in opened)
+    for group in _prefetched(_batches(_resumed(first, ready), largest)):
+        for network, stitcher in zip(opened, stitchers, strict=True):
             for start in range(0, len(group), network.batch):
                 batch = group[start : start + network.batch]
                 results = network.infer(_stack(batch, network))
@@ -178,6 +181,12 @@ def _readable(tiles: Iterable[Tile], read: Read, convert: Convert) -> Iterator[_
         pixels, valid = read(tile.outer)
         if valid[tile.core.slices(tile.outer)].any():
             yield tile, convert(pixels), valid
+
+
+def _resumed(first: Future[_Ready | None], rest: Iterator[_Ready]) -> Iterator[_Ready]:
+    if (tile := first.result()) is not None:
+        yield tile
+        yield from rest
 
 
 def _stack(batch: Sequence[_Ready], network: Network) -> NDArray[Any]:

@@ -2,8 +2,10 @@
 
 A VRT that repeats one tile of blobs goes through ``geoseg run`` with a model that only thresholds, in chunks of
 2048 px. Prints for each stage the time; the share of the workers' time that was spent in kernels, by their logs (the
-rest is Dask's, and the wait for the last); the most memory of the leading process, which holds the scheduler, in each
-quarter of the stage; and the most memory of a worker.
+rest is Dask's, the rasters' that the leading process writes meanwhile, and the wait for the last); the most memory of
+the leading process, which holds the scheduler, in each quarter of the stage; and the most memory of a worker. With
+``--against-threads`` the same is done once more without Dask, by as many threads of one process, whose time is that of
+the work alone.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import collections
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,6 +99,24 @@ def kernel_seconds(logs: Path) -> dict[str, tuple[int, float]]:
     return found
 
 
+def watch(command: list[str], home: Path) -> tuple[float, float, Samples]:
+    """Runs a command; returns its seconds, those of processor time that its first process took, and its memory."""
+    start, cpu_s = time.perf_counter(), 0.0
+    with subprocess.Popen(command) as process:
+        leading = psutil.Process(process.pid)
+        samples = Samples(leading, home / ".geoseg" / "logs")
+        samples.start()
+        while process.poll() is None:
+            time.sleep(1)
+            try:
+                times = leading.cpu_times()
+            except psutil.Error:
+                break
+            cpu_s = times.user + times.system
+    assert process.returncode == 0
+    return time.perf_counter() - start, cpu_s, samples
+
+
 def gib(size: float) -> str:
     return f"{size / 1024**3:.2f}"
 
@@ -105,28 +126,22 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=100_352, help=f"a multiple of {TILE}")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the scene and the run go for the time being")
+    parser.add_argument("--against-threads", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder, home = Path(name), Path(name) / "layers"
         scene = make_scene(folder, options.side)
-        command = [sys.executable, "-m", "geoseg", "run", str(scene), "-o", str(home), "--model", "ndwi", "--quiet"]
-        command += ["--bands", "1,2", "--chunk", str(CHUNK), "--workers", str(options.workers), "--formats", "parquet"]
-        start = time.perf_counter()
-        with subprocess.Popen(command) as process:
-            leading = psutil.Process(process.pid)
-            samples = Samples(leading, home / ".geoseg" / "logs")
-            samples.start()
-            while process.poll() is None:
-                time.sleep(1)
-                try:
-                    cpu = leading.cpu_times()
-                except psutil.Error:
-                    break
-        wall = time.perf_counter() - start
-        assert process.returncode == 0
+        command = [sys.executable, "-m", "geoseg", "run", str(scene), "--model", "ndwi", "--quiet"]
+        command += ["--bands", "1,2", "--chunk", str(CHUNK), "--formats", "parquet"]
+        wall, cpu_s, samples = watch([*command, "-o", str(home), "--workers", str(options.workers)], home)
         record = json.loads((home / "run.json").read_text(encoding="utf-8"))
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         kernels = kernel_seconds(home / ".geoseg" / "logs")
+        if options.against_threads:
+            shutil.rmtree(home)
+            start = time.perf_counter()
+            subprocess.run([*command, "-o", str(home), "--threads", str(options.workers)], check=True)
+            alone = time.perf_counter() - start
     chunks = (-(-options.side // CHUNK)) ** 2
     print(f"{options.side} x {options.side} px, {chunks} chunks, {options.workers} workers: {wall:.0f} s, ", end="")
     print(f"{options.side**2 / 1e6 / wall:.1f} Mpx/s, {gib(disk)} GiB on disk in the end")
@@ -144,11 +159,13 @@ def main() -> None:
             quarters = [max(rss[len(rss) * part // 4 : len(rss) * (part + 1) // 4]) for part in range(4)]
             print(f", leading process {' '.join(map(gib, quarters))} GiB", end="")
         print()
+    if options.against_threads:
+        print(f"without Dask, {options.workers} threads: {alone:.0f} s; with it {wall / alone:.3f} x")
     tasks = sum(count for count, _ in kernels.values())
     inside = sum(taken for _, taken in kernels.values())
     on_dask = sum(taken for stage, taken in seconds.items() if stage in kernels)
     print(f"tasks per chunk {tasks / chunks:.2f}; in kernels {inside / options.workers / on_dask:.1%} of those stages")
-    print(f"leading process: {cpu.user + cpu.system:.0f} s of CPU, ", end="")
+    print(f"leading process: {cpu_s:.0f} s of CPU, ", end="")
     print(f"at most {gib(max(max(rss) for rss in samples.of_stage.values()))} GiB; a worker {gib(samples.worker)} GiB")
 
 

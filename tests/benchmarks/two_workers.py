@@ -1,4 +1,4 @@
-"""Two Dask workers against one on the vector half: ``python tests/benchmarks/two_workers.py [--size 12288]``
+"""Two Dask workers against one on the vector half: ``python tests/benchmarks/two_workers.py [--chunk 4096]``
 
 Vectorizes a busy mask by turns with one worker and with two, and prints the seconds of each stage (the median), and how
 many times as quick two are, for the stages that workers do and for all. Joining and writing files are one process's.
@@ -20,8 +20,8 @@ ON_WORKERS = ("sieve", "label", "trace")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=12_288)
-    parser.add_argument("--chunk", type=int, default=2048)
+    parser.add_argument("--size", type=int, default=24_576)
+    parser.add_argument("--chunk", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     times: dict[int, list[dict[str, float]]] = {1: [], 2: []}

@@ -313,4 +313,5 @@ def test_small_scenes_run_in_this_process_and_large_ones_on_the_machine(monkeypa
     assert rooms.fit(Execution(), 700, 700, core=768, gpus=2) == (Execution(workers=2, chunk=768), 2)
     assert rooms.fit(Execution(workers=3, chunk=800), 700, 700, core=768) == (Execution(workers=3, chunk=1536), 3)
     for elsewhere in (Execution(scheduler="tcp://x:1"), Execution(cluster="slurm.yaml")):
-        assert rooms.fit(elsewhere, 10_000, 10_000, core=1) == (replace(elsewhere, chunk=2048), 0)
+        assert rooms.fit(elsewhere, 100_000, 100_000, core=1) == (replace(elsewhere, chunk=2048), 0)
+        assert rooms.fit(elsewhere, 3000, 3000, core=1) == (replace(elsewhere, chunk=599), 0)  # 36 for some 16 workers
