@@ -213,8 +213,10 @@ class _Crew:
         how: dict[str, Any] = {}
         if other_than is not None:
             with self.asking() as client:
-                processing = client.processing()
-            others = [name for name in self.workers() if other_than.key not in processing.get(name, ())]
+                processing, has = client.processing(), client.who_has([other_than]).get(other_than.key, ())
+            others = [
+                name for name in self.workers() if other_than.key not in processing.get(name, ()) and name not in has
+            ]
             how = {"workers": others, "allow_other_workers": True} if others else {}
         key = f"{self._name}-{key}"
         with self.asking() as client:
@@ -335,11 +337,11 @@ class _Stage:
             "kept, run the same command again to resume"
         )
 
-    def _begin(self, attempt: _Attempt) -> None:
-        """Begins an item, for the first time, or once more elsewhere."""
+    def _begin(self, attempt: _Attempt, *, instead_of: Any = None) -> None:
+        """Begins an item: for the first time, or once more elsewhere, perhaps instead of a future without an answer."""
         self._begun += 1
         key = f"{self._key}-{self._begun}"
-        there = attempt.futures[0] if attempt.futures else None
+        there = attempt.futures[0] if attempt.futures else instead_of
         future = self._crew.submit(key, self._function, attempt.item, gpu=self._gpu, other_than=there)
         attempt.futures.append(future)
         self._under_way[future] = attempt
@@ -370,10 +372,8 @@ class _Stage:
         except _LostError as lost:
             if not isinstance(lost.__cause__, TimeoutError):
                 raise
-            # its worker died just now, so it is done again
-            attempt.futures.append(future)
-            self._under_way[future] = attempt
-            future.add_done_callback(self._done.put)
+            # its worker died just now, or hangs: whatever it has is done again elsewhere
+            self._begin(attempt, instead_of=future)
             return None
         if error is not None and attempt.futures:  # it may end well elsewhere
             return None

@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from geoseg.codes import NODATA
 from geoseg.engine.store import Store
 from geoseg.errors import SceneError
-from geoseg.export.rows import write_rows
+from geoseg.export.rows import make_rows, write_rows
 from geoseg.lattice import Chunk, Window
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
@@ -306,24 +304,23 @@ def prepare() -> None:
     mask = np.kron([[1, 2], [2, 1]], np.ones((4, 4))).astype(np.uint8)
     mask[1, 1] = 2
     window, shape = Window(0, 0, 8, 8), (8, 8)
-    ground = Ground(Affine(1, 0, 5e5, 0, -1, 5e6), CRS.from_epsg(32632), shape)
+    ground = Ground(Affine(1, 0, 5e5, 0, -1, 5e6), "EPSG:32632", shape)
     rules = SieveRules(shape, {1: 2.0, 2: 2.0}, ground.pixel_area_m2)
     decided = merge_small([find_small(mask, window, rules)], rules, 1)
     example = _Example(sieve_chunk(mask, decided.decision(window), rules).mask)
-    with TemporaryDirectory() as folder:
-        job = VectorJob(
-            source=example,
-            store=Store(Path(folder), ""),
-            ground=ground,
-            tolerance_px=1.0,
-            method="visvalingam",
-            smooth=False,
-            boundaries=(),
-            growth_px=0,
-        )
-        border = merge_faces([find_faces(example.mask, None, window, shape)], shape).border(window)
-        polygons, _ = vectorize_window(job, border)
-        write_rows(job.store.root / "rows.arrow", polygons, ground)
+    job = VectorJob(
+        source=example,
+        store=Store(Path(), ""),
+        ground=ground,
+        tolerance_px=1.0,
+        method="visvalingam",
+        smooth=False,
+        boundaries=(),
+        growth_px=0,
+    )
+    border = merge_faces([find_faces(example.mask, None, window, shape)], shape).border(window)
+    polygons, _ = vectorize_window(job, border)
+    make_rows(polygons, ground)
 
 
 def check(job: VectorJob, chunk: Chunk) -> None:

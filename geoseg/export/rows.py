@@ -33,6 +33,7 @@ __all__ = [
     "Column",
     "Layer",
     "attributes",
+    "make_rows",
     "read_layer",
     "read_layers",
     "row_schema",
@@ -89,8 +90,6 @@ def attributes(schema: pa.Schema) -> list[str]:
 def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
     """Measure polygons and write them as one Arrow file, whole or not at all.
 
-    Attributes are rounded here, once, so that every format holds the same figures.
-
     Args:
         path: the file to be, ``.arrow``; its folder must exist.
         polygons: finished instances of the scene; each in one file only.
@@ -99,6 +98,14 @@ def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
     Raises:
         InputError: the CRS does not reach the polygons.
         OSError: the file cannot be written.
+    """
+    write_batch(path, make_rows(polygons, ground))
+
+
+def make_rows(polygons: Polygons, ground: Ground) -> pa.RecordBatch:
+    """Measure polygons and make rows of them, see :func:`write_rows`.
+
+    Attributes are rounded here, once, so that every format holds the same figures.
     """
     area_m2, perimeter_m = ground.measure(polygons)
     data, offsets = to_wkb(polygons, ground.transform)
@@ -120,7 +127,7 @@ def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
         )
     )
     arrays.append(pa.StructArray.from_arrays([pa.array(corner) for corner in bounds], fields=list(_BBOX)))
-    write_batch(path, pa.record_batch(arrays, schema=_ROW_SCHEMA))
+    return pa.record_batch(arrays, schema=_ROW_SCHEMA)
 
 
 def row_schema(more: Mapping[str, Column]) -> pa.Schema:

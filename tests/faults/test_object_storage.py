@@ -128,7 +128,7 @@ def test_a_run_in_this_process_its_result_and_its_requests(object_store, bucket,
     asked = object_store.requests
     assert asked["PUT"] <= 6 * CHUNKS + 30
     assert asked["GET"] <= 24 * CHUNKS + 30
-    assert asked["LIST"] <= 25
+    assert asked["LIST"] <= 31
     assert str(result.directory) == where
     read = result.layer("water")
     assert len(read) == result.layers["water"].polygons
