@@ -69,6 +69,13 @@ class DaskExecutor:
         """Takes back what the workers were given; a cluster that others use goes on without this run."""
         self._crew.dismiss()
 
+    def require_gpu(self) -> None:
+        """See :meth:`Executor.require_gpu`."""
+        if not any(worker["resources"].get("GPU") for worker in self._crew.workers().values()):
+            raise SettingsError(
+                "no Dask worker offers a GPU; start them with `dask worker --resources GPU=1`, or give --device cpu"
+            )
+
     def admit(self, terms: Terms, logs: Path | None) -> None:
         """See :meth:`Executor.admit`."""
         self._crew.examine(terms, logs)
@@ -86,10 +93,6 @@ class DaskExecutor:
         needs_gpu: bool = False,
     ) -> None:
         """See :meth:`Executor.run`."""
-        if needs_gpu and not any(worker["resources"].get("GPU") for worker in self._crew.workers().values()):
-            raise SettingsError(
-                "no Dask worker offers a GPU; start them with `dask worker --resources GPU=1`, or give --device cpu"
-            )
         self._stages += 1
         gpu = 1 / FEEDERS if needs_gpu else 0.0
         work = _Stage(self._crew, stage, f"{self._stages}-{stage}", partial(call, stage, kernel, job), gpu)

@@ -92,6 +92,14 @@ class Executor(Protocol):
     name: str
     dashboard: str | None
 
+    def require_gpu(self) -> None:
+        """Makes sure that somebody has one.
+
+        Raises:
+            SettingsError: nobody that is there now.
+        """
+        ...
+
     def admit(self, terms: Terms, logs: Path | None) -> None:
         """From now on only workers that can take part in the run work, also of those that come later.
 
@@ -169,6 +177,9 @@ class ThreadExecutor:
         self._threads = threads
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by the number of threads
         self._stops = threading.Event()  # nobody waits any longer for what cannot be read
+
+    def require_gpu(self) -> None:
+        """See :meth:`Executor.require_gpu`: plans are made for this process."""
 
     def admit(self, terms: Terms, logs: Path | None) -> None:
         """See :meth:`Executor.admit`: this process has with itself all in common."""

@@ -121,6 +121,8 @@ def run(
         watch = Watch(progress)
         output.require_reach(plan.execution)
         with _opened(plan.execution, progress, gpus=plan.gpus, opener=opened or open_executor) as executor:
+            if plan.device == "cuda":
+                executor.require_gpu()
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
             executor.admit(_terms(output, plan.passes), output.logs)
             _warn_of_compilation(progress)

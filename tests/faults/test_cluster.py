@@ -443,3 +443,4 @@ def test_no_gpu_where_one_is_asked_for(geoseg, pair, tmp_path, write_raster):
     code, _, said = geoseg("run", scene, "-o", tmp_path / "run", "--model", "otsu", *options)
     assert code == 2
     assert "no Dask worker offers a GPU" in said
+    assert not (tmp_path / "run").exists()
