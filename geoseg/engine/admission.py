@@ -18,6 +18,7 @@ from typing import Any
 from geoseg.engine.calls import begin_log
 from geoseg.engine.directory import read_token
 from geoseg.errors import InputError, ModelError, OutputError, SettingsError
+from geoseg.machine import keep_memory
 from geoseg.remote import Place
 
 __all__ = ["Terms", "begin", "make_plugin", "refusal_of"]
@@ -133,6 +134,7 @@ def begin(packed: bytes, worker: str) -> tuple[str | None, Callable[[], None] | 
         end = begin_log(logs, worker)
     except (InputError, OSError) as error:
         return str(error), None
+    keep_memory()
     threading.Thread(target=_prepare, daemon=True).start()
     return None, end
 
