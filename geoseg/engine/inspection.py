@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.engine.catalogue import CatalogueResult
-from geoseg.engine.directory import RECORD, read_record
+from geoseg.engine.directory import RECORD, read_record, read_token
 from geoseg.engine.result import Result
 from geoseg.errors import InputError, OutputError
 from geoseg.models import zoo
@@ -32,6 +32,8 @@ def inspect(path: str) -> Scene | Card | Result:
     local = Path(path)
     if local.is_dir():
         record = read_record(local)
+        if record is None and read_token(local) is not None:
+            raise InputError(f"{path} holds a run that is not finished; the command that began it goes on with it")
         if record is None:
             raise InputError(f"{path} is a directory without {RECORD}; give a finished run, a scene or a model")
         return _result_of(local, record)

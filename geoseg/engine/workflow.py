@@ -430,7 +430,7 @@ def _go_on_without(output: RunDirectory, failed: Sequence[FailedWindow], watch: 
     if predicted is not None and predicted.failed == predicted.total:
         raise ChunkError(
             f"all {predicted.total:,} chunks failed in stage predict, the first with: {failed[0].reason}; no layers "
-            "were written, run the same command again to try again"
+            "were written, run the same command again to try again, or with --overwrite once the file was repaired"
         )
     if output.lacks_only(failed):
         raise _incomplete(output.path, failed, watch)

@@ -17,7 +17,8 @@ from rasterio.warp import transform_geom
 
 from geoseg import Execution
 from geoseg.engine import faults
-from geoseg.errors import ChunkError, OutputError
+from geoseg.engine.inspection import inspect
+from geoseg.errors import ChunkError, InputError, OutputError
 
 CHUNKS = 30
 PX = 64
@@ -213,6 +214,8 @@ def test_a_source_that_is_gone_ends_the_run_soon(subject, tmp_path):
     ):
         subject.run(home, at_the_start(lambda: subject.scene.rename(away)))
     assert [path.name for path in home.iterdir()] == [".geoseg"]
+    with pytest.raises(InputError, match="holds a run that is not finished; the command that began it goes on"):
+        inspect(str(home))
     away.rename(subject.scene)
     subject.run(home)
     subject.assert_whole(home)
