@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,6 +28,7 @@ from geoseg.settings import (
     Tta,
     VectorSettings,
 )
+from geoseg.signals import CODE, STOPPED, stoppable
 
 __all__ = ["main"]
 
@@ -721,11 +720,12 @@ def _told(how: str, *, quiet: bool) -> Iterator[_Told]:
 
         yield _Told(_progress(quiet=False), show_result)
     else:
-        from geoseg.events import Events
+        from geoseg.events import Events, line_of
 
         events = Events()
         try:
-            yield _Told(events, events.result)
+            with stoppable(line_of):
+                yield _Told(events, events.result)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told, whatever it is
             message, code = _ending(error)
             events.failure(message, code)
@@ -737,44 +737,16 @@ def _ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, GeosegError):
         return " ".join(str(error).split()), error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _STOPPED, 130
+        return STOPPED, CODE
     if os.environ.get("GEOSEG_DEBUG"):
         raise error
     why = " ".join(f"{type(error).__name__}: {error}".split())
     return f"failed with {why}; finished chunks are kept, GEOSEG_DEBUG=1 shows where", 1
 
 
-_STOPPED = "stopped; what was finished is kept, the same command again resumes"
-
-
-def _stop(*_: object) -> None:
-    """Ends a run in good order; a second signal does not wait for that."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_at_once)
-    raise KeyboardInterrupt
-
-
-def _stop_at_once(*_: object) -> None:
-    os.write(2, f"geoseg: {_STOPPED}\n".encode())  # whoever was writing may hold the stream's lock
-    os._exit(130)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """A batch system's SIGTERM ends a run as cleanly as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in held.items():
-        if number == signal.SIGTERM or handler != signal.SIG_IGN:  # which is how a shell starts what it runs beside it
-            signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            if signal.getsignal(number) is _stop:  # once it is stopped, another signal ends it at once to the very end
-                signal.signal(number, handler)
+def _line(text: str, *, last: bool) -> str:  # noqa: ARG001 - the last is like the others
+    """A line about the program; a bar that stands there is left alone."""
+    return f"\ngeoseg: {text}" if sys.stderr.isatty() else f"geoseg: {text}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -782,7 +754,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 2 bad usage or input, 1 some chunk failed or something could not be written, 130 stopped.
     """
-    with _signals():
+    with stoppable(_line):
         _main(arguments)
 
 

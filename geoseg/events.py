@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 from geoseg.engine.progress import Advance
 from geoseg.engine.result import ChunkCount
+from geoseg.signals import CODE
 
 if TYPE_CHECKING:
     from geoseg.engine.result import Result
 
-__all__ = ["Events"]
+__all__ = ["Events", "line_of"]
 
 _EVERY_S = 0.2
 
@@ -91,6 +92,15 @@ class Events:
         _tell("failure", message=message, exit_code=exit_code)
 
 
+def line_of(text: str, *, last: bool) -> str:
+    """What a signal does, as the line of an event."""
+    return _line("failure", message=text, exit_code=CODE) if last else _line("note", text=text)
+
+
 def _tell(event: str, **fields: Any) -> None:
+    print(_line(event, **fields), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _line(event: str, **fields: Any) -> str:
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    print(json.dumps({"event": event, "time": now, **fields}, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
+    return json.dumps({"event": event, "time": now, **fields}, ensure_ascii=False)

@@ -23,6 +23,7 @@ FLOORS = {
     "atomic": 1,
     "histograms": 1,
     "resample": 0,
+    "signals": 0,
     "rings": 0,
     "scene": 1,
     "grids": 2,

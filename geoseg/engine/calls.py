@@ -1,20 +1,21 @@
-"""What a Dask worker does for a task: call the kernel, time it and keep a log (floor 4)."""
+"""What a Dask worker does for a task: call the kernel for each of its items, time it and keep a log (floor 4)."""
 
 from __future__ import annotations
 
 import faulthandler
 import logging
+import pickle
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from geoseg.engine.faults import attempt
+from geoseg.engine.faults import attempt, reason_of
 from geoseg.lattice import Chunk
 
-__all__ = ["begin_log", "call"]
+__all__ = ["Called", "begin_log", "call"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,23 +23,49 @@ Result = TypeVar("Result")
 _log = logging.getLogger("geoseg.worker")
 
 
-def call(stage: str, kernel: Callable[[Any, Item], Result], job: Any, item: Item) -> tuple[float, Result]:
-    """Calls ``kernel(job, item)``, see :func:`geoseg.engine.faults.attempt`.
+class Called(NamedTuple):
+    """What became of an item.
 
-    Returns:
-        the seconds that it took, and its result.
+    Attributes:
+        seconds: that it took.
+        result: of the kernel.
+        error: that it raised instead.
     """
+
+    seconds: float
+    result: Any
+    error: Exception | None
+
+
+def call(stage: str, kernel: Callable[[Any, Item], Result], job: Any, items: Sequence[Item]) -> list[Called]:
+    """Calls ``kernel(job, item)`` for one item after the other, see :func:`geoseg.engine.faults.attempt`.
+
+    One that fails does not keep the others from being done.
+    """
+    return [_call(stage, kernel, job, item) for item in items]
+
+
+def _call(stage: str, kernel: Callable[[Any, Item], Result], job: Any, item: Item) -> Called:
     name = _name_of(item)
     _log.info("%s %s begins", stage, name)
     start = time.perf_counter()
     try:
         result = attempt(kernel, job, item)
-    except Exception:
+    except Exception as error:  # noqa: BLE001 - the leading process tells them apart
         _log.exception("%s %s failed", stage, name)
-        raise
+        return Called(time.perf_counter() - start, None, _portable(error))
     seconds = time.perf_counter() - start
     _log.info("%s %s done in %.3f s", stage, name, seconds)
-    return seconds, result
+    return Called(seconds, result, None)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that reaches the leading process whole: others would be lost with all that the task has done."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written just now
+    except Exception:  # noqa: BLE001 - whatever its class does when it is copied
+        return RuntimeError(reason_of(error))
+    return error
 
 
 def _name_of(item: Any) -> str:

@@ -49,6 +49,7 @@ _LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
 _LEASH = {"distributed.comm.timeouts.connect": "10s"}  # local workers look so long for a scheduler that was killed
+_SILENT = {"DASK_LOGGING__DISTRIBUTED": "error"}  # what happens to workers is told by the leading process
 _TLS = ("ca_file", "cert", "key")
 _LOOPBACK = "127.0.0.1"
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -405,7 +406,9 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             """As Dask does it, but away from the terminal: Ctrl-C is for the leading process, which ends the others."""
             what = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
             command = [sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", what]
-            self.process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+            self.process = await asyncio.create_subprocess_exec(
+                *command, start_new_session=True, env=os.environ | _SILENT
+            )
 
     def worker(index: int) -> dict[str, Any]:
         holds_gpu = index < gpus

@@ -1,7 +1,8 @@
 """Runs kernels on the workers of a Dask cluster, and outlives them (floor 4).
 
-One task per item, a bounded number under way. Only items, jobs and results cross the wire, and nothing here builds a
-graph, so the scheduler's memory does not grow with the scene. What was begun first is done first.
+A bounded number of tasks under way, of one item each, or of several where these take moments only. Only items, jobs
+and results cross the wire, and nothing here builds a graph, so the scheduler's memory does not grow with the scene.
+What was begun first is done first.
 
 What a worker writes for an item is the same whoever writes it, and appears whole or not at all. So an item may be begun
 again at any time: when its worker died, and when it takes so long that something must be wrong there.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geoseg.engine.admission import Terms, make_plugin, refusal_of
-from geoseg.engine.calls import call
+from geoseg.engine.calls import Called, call
 from geoseg.engine.cluster import Cluster
 from geoseg.engine.executor import FEEDERS, Outcomes, complete, peak_bytes
 from geoseg.errors import ChunkError, SettingsError
@@ -35,6 +36,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_SLOT = 2  # one is done, one waits beside it
+_TASK_S = 0.5  # Dask takes some 10 ms of processor time for a task; so much work makes little of that
+_MOST_ITEMS = 32  # in a task: what is done again when its worker dies
 _LOOK_AROUND_S = 2.0
 _ANSWER_S = 10.0
 _TRIES = 5
@@ -210,7 +213,7 @@ class _Crew:
             if not gpu or worker["resources"].get("GPU")
         )
 
-    def submit(self, key: str, function: Callable[[Item], Any], item: Item, *, gpu: float, other_than: Any) -> Any:
+    def submit(self, key: str, function: Callable[[Any], Any], items: Any, *, gpu: float, other_than: Any) -> Any:
         """Begins a task; ``other_than`` is a future whose worker shall not be the one, unless there is no other."""
         resources = {self._name: 1.0} | ({"GPU": gpu} if gpu else {})
         how: dict[str, Any] = {}
@@ -223,7 +226,7 @@ class _Crew:
             how = {"workers": others, "allow_other_workers": True} if others else {}
         key = f"{self._name}-{key}"
         with self.asking() as client:
-            return client.submit(function, item, key=key, pure=False, retries=0, resources=resources, **how)
+            return client.submit(function, items, key=key, pure=False, retries=0, resources=resources, **how)
 
     def death(self, killed: Any) -> str:
         """What is known of the last worker that died, from Dask's ``KilledWorker``."""
@@ -239,15 +242,15 @@ class _Crew:
 
 @dataclass(slots=True)
 class _Attempt:
-    """An item that is under way.
+    """Items that are under way in one task.
 
     Attributes:
-        item: what.
+        items: which.
         begun: when, by the monotonic clock.
-        futures: of its task; of two when it was begun once more.
+        futures: of their task; of two when it was begun once more.
     """
 
-    item: Any
+    items: list[Any]
     begun: float
     futures: list[Any]
 
@@ -259,13 +262,11 @@ class _Stage:
         crew: does them.
         name: of the stage.
         key: that no other stage of the run has.
-        function: of an item; gives the seconds that it took and the result.
-        gpu: share of a GPU that each takes.
+        function: of a task's items; gives what became of each.
+        gpu: share of a GPU that a task takes.
     """
 
-    def __init__(
-        self, crew: _Crew, name: str, key: str, function: Callable[[Any], tuple[float, Any]], gpu: float
-    ) -> None:
+    def __init__(self, crew: _Crew, name: str, key: str, function: Callable[[Any], list[Called]], gpu: float) -> None:
         self._crew = crew
         self._name = name
         self._key = key
@@ -274,7 +275,8 @@ class _Stage:
         self._begun = 0
         self._under_way: dict[Any, _Attempt] = {}  # by their futures
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._seconds: deque[float] = deque(maxlen=_TIMES_KEPT)
+        self._seconds: deque[float] = deque(maxlen=_TIMES_KEPT)  # of items
+        self._done_items = 0
         self._slots = 0
         self._next_look = 0.0
         self._deserted_since: float | None = None
@@ -303,7 +305,7 @@ class _Stage:
         while True:
             most = 1 if suspects is None else _IN_FLIGHT_PER_SLOT * self._slots
             widest = max(widest, most)
-            all_begun = all_begun or not self._fill(waiting, most)
+            all_begun = all_begun or not self._fill(waiting, most, 1 if suspects is None else self._size())
             if all_begun and not self._under_way:
                 return
             future = self._next()
@@ -312,27 +314,38 @@ class _Stage:
                 if all_begun and suspects is not None:
                     self._help_stragglers()
                 continue
-            outcome = self._outcome(future)
-            if outcome is None:
+            items, found = self._outcome(future)
+            if not items:
                 continue
-            item, result, error = outcome
-            died = died + 1 if _is_death(error) else 0
-            if died and suspects is not None:
-                if died > _HOPELESS * widest:
-                    raise self._hopeless(error)
-                suspects.append(item)
+            if not _is_death(found):
+                died = 0
+                yield from _each(items, found)
                 continue
-            if died:
-                error = ChunkError(f"it ended every worker that did it, also alone: {self._crew.death(error)}")
-            yield item, result, error
+            died += 1
+            if suspects is None:
+                why = f"it ended every worker that did it, also alone: {self._crew.death(found)}"
+                yield items[0], None, ChunkError(why)
+                continue
+            suspects += items
+            if died > _HOPELESS * widest:
+                raise self._hopeless(found)
 
-    def _fill(self, waiting: Iterator[Any], most: int) -> bool:
-        """Begins items until so many are under way; returns whether there may be more of them."""
-        room = max(0, most - len(self._under_way))
-        drawn = list(islice(waiting, room))
-        for item in drawn:
-            self._begin(_Attempt(item, time.monotonic(), []))
-        return len(drawn) == room
+    def _fill(self, waiting: Iterator[Any], most: int, size: int) -> bool:
+        """Begins tasks until so many are under way; returns whether there may be more items."""
+        for _ in range(most - len(self._under_way)):
+            items = list(islice(waiting, size))
+            if items:
+                self._begin(_Attempt(items, time.monotonic(), []))
+            if len(items) < size:
+                return False
+        return True
+
+    def _size(self) -> int:
+        """How many items to a task: none takes long, and nobody waits for long for the last ones."""
+        if not self._seconds:
+            return 1
+        enough = _TASK_S / max(statistics.median(self._seconds), _TASK_S / _MOST_ITEMS)
+        return max(1, int(min(enough, self._done_items / (_IN_FLIGHT_PER_SLOT * max(1, self._slots)))))
 
     def _hopeless(self, killed: Any) -> ChunkError:
         return ChunkError(
@@ -341,11 +354,11 @@ class _Stage:
         )
 
     def _begin(self, attempt: _Attempt, *, instead_of: Any = None) -> None:
-        """Begins an item: for the first time, or once more elsewhere, perhaps instead of a future without an answer."""
+        """Begins a task: for the first time, or once more elsewhere, perhaps instead of a future without an answer."""
         self._begun += 1
         key = f"{self._key}-{self._begun}"
         there = attempt.futures[0] if attempt.futures else instead_of
-        future = self._crew.submit(key, self._function, attempt.item, gpu=self._gpu, other_than=there)
+        future = self._crew.submit(key, self._function, attempt.items, gpu=self._gpu, other_than=there)
         attempt.futures.append(future)
         self._under_way[future] = attempt
         future.add_done_callback(self._done.put)
@@ -357,35 +370,33 @@ class _Stage:
         except queue.Empty:
             return None
 
-    def _outcome(self, future: Any) -> tuple[Any, Any, BaseException | None] | None:
-        """An item with its result or its error; ``None`` if there is none yet."""
+    def _outcome(self, future: Any) -> tuple[list[Any], list[Called] | BaseException]:
+        """Items with what became of each, or with what became of their task; none if there is nothing yet."""
         attempt = self._under_way.pop(future, None)
         if attempt is None:  # the other was quicker
-            return None
+            return [], []
         attempt.futures.remove(future)
-        result: Any = None
-        error: BaseException | None = None
+        found: list[Called] | BaseException
         try:
             with self._crew.asking():
-                if future.status == "error":
-                    error = future.exception()
-                else:
-                    seconds, result = future.result(timeout=_ANSWER_S)
-                    self._seconds.append(seconds)
+                found = future.exception() if future.status == "error" else future.result(timeout=_ANSWER_S)
         except _LostError as lost:
             if not isinstance(lost.__cause__, TimeoutError):
                 raise
             # its worker died just now, or hangs: whatever it has is done again elsewhere
             self._begin(attempt, instead_of=future)
-            return None
-        if error is not None and attempt.futures:  # it may end well elsewhere
-            return None
+            return [], []
+        if attempt.futures and not (isinstance(found, list) and all(one.error is None for one in found)):
+            return [], []  # it may end well elsewhere
         for other in attempt.futures:
             del self._under_way[other]
         if attempt.futures:
             with self._crew.asking() as client:
                 client.cancel(attempt.futures)
-        return attempt.item, result, error
+        if isinstance(found, list):
+            self._seconds += [one.seconds for one in found if one.error is None]
+            self._done_items += len(found)
+        return attempt.items, found
 
     def _look_around(self) -> None:
         """Counts the workers; gives up when there have been none for a while, instead of waiting for ever."""
@@ -410,9 +421,10 @@ class _Stage:
             return
         now = time.monotonic()
         self._idle_since = self._idle_since or now  # before, it may have waited for others
-        limit_s = max(_STRAGGLES_S, _STRAGGLES * statistics.median(self._seconds))
+        usual_s = statistics.median(self._seconds)
         alone = [attempt for attempt in self._under_way.values() if len(attempt.futures) == 1]
         for attempt in alone[:idle]:
+            limit_s = max(_STRAGGLES_S, _STRAGGLES * usual_s * len(attempt.items))
             if now - max(attempt.begun, self._idle_since) > limit_s:
                 self._begin(attempt)
 
@@ -421,10 +433,16 @@ class _LostError(Exception):
     """The scheduler is gone."""
 
 
-def _is_death(error: BaseException | None) -> bool:
+def _each(items: list[Any], found: list[Called] | BaseException) -> Iterator[tuple[Any, Any, BaseException | None]]:
+    """What became of each item of a task."""
+    for index, item in enumerate(items):
+        yield (item, found[index].result, found[index].error) if isinstance(found, list) else (item, None, found)
+
+
+def _is_death(found: list[Called] | BaseException) -> bool:
     from distributed import KilledWorker
 
-    return isinstance(error, KilledWorker)
+    return isinstance(found, KilledWorker)
 
 
 def _losses() -> tuple[type[BaseException], ...]:

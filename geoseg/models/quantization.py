@@ -39,6 +39,7 @@ _WEIGHT_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 _SAMPLES = 6000  # values of a channel that stand for all, of each example
 _PLACES = 4000  # at which inputs are seen together, of each example
 _MOST_TOGETHER = 1200  # weights of an output channel that are rounded together
+_BLOCK = 64  # weights that the others make up for at once
 _DAMPING = 0.01
 _TINY = 1e-12
 
@@ -344,11 +345,15 @@ def _round_together(flat: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
     Returns:
         (sizes, groups, out, weights), whole numbers.
     """
-    rest = flat.expand(len(steps), -1, -1, -1).clone()
+    rest = flat.permute(2, 0, 1)[:, None].expand(-1, len(steps), -1, -1).clone()
     integers = torch.zeros_like(rest)
-    for place in range(flat.shape[2]):
-        row = factor[:, place]
-        integers[..., place] = (rest[..., place] / steps).round().clamp(-_LARGEST, _LARGEST)
-        lost = (rest[..., place] - integers[..., place] * steps) / row[:, None, place]
-        rest[..., place:] -= lost[..., None] * row[:, None, place:]
-    return integers
+    for first in range(0, len(rest), _BLOCK):
+        last = min(first + _BLOCK, len(rest))
+        lost = torch.empty_like(rest[first:last])
+        for place in range(first, last):
+            row = factor[:, place]
+            integers[place] = (rest[place] / steps).round().clamp(-_LARGEST, _LARGEST)
+            lost[place - first] = (rest[place] - integers[place] * steps) / row[:, place, None]
+            rest[place:last] -= lost[place - first] * row[:, place:last].T[:, None, :, None]
+        rest[last:] -= torch.einsum("bsgo,gbw->wsgo", lost, factor[:, first:last, last:])  # all at once is quicker
+    return integers.permute(1, 2, 3, 0)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -55,9 +56,9 @@ def make_frail_kernels():
             raise OSError("the server is away")
         return tries
 
-    def die_on_three(job, item):
-        time.sleep(0.05)
-        if item == 3:
+    def die_on_ninety(job, item):
+        time.sleep(0.02)
+        if item == 90:
             with (job / "deaths").open("a") as log:
                 log.write(".")
             os._exit(1)
@@ -73,11 +74,38 @@ def make_frail_kernels():
             time.sleep(60)
         return os.getpid()
 
-    return die, fail_twice, die_on_three, hang_once
+    return die, fail_twice, die_on_ninety, hang_once
+
+
+def make_quick_kernels():
+    """The same, of kernels that Dask does several of in a task."""
+
+    class FullError(Exception):
+        """One that cannot be sent."""
+
+        def __init__(self, first, second):
+            super().__init__(f"{first} and {second}")
+
+    def task(job, item):
+        from distributed import get_worker
+
+        return get_worker().get_current_task()
+
+    def nap(job, item):
+        time.sleep(0.6)
+        return task(job, item)
+
+    def fail_on_some(job, item):
+        if item % 7 == 3:
+            raise OSError("the server is away") if item % 2 else FullError("no", "never")
+        return item
+
+    return task, nap, fail_on_some
 
 
 square, process, fail_on_three, refuse, fill = make_kernels()
-die, fail_twice, die_on_three, hang_once = make_frail_kernels()
+die, fail_twice, die_on_ninety, hang_once = make_frail_kernels()
+task, nap, fail_on_some = make_quick_kernels()
 
 
 @pytest.fixture(autouse=True)
@@ -187,12 +215,12 @@ def test_interrupted_threads_finish_what_is_under_way_and_leave_the_rest():
 
 
 def test_items_are_drawn_as_work_goes_on(executor):
-    """A scene may have a million chunks."""
+    """A scene may have a million chunks; so many are drawn as are under way at most."""
     drawn, most = 0, 0
 
     def items():
         nonlocal drawn
-        for item in range(40):
+        for item in range(1000):
             drawn += 1
             yield item
 
@@ -204,7 +232,29 @@ def test_items_are_drawn_as_work_goes_on(executor):
         most = max(most, drawn - seen)
 
     executor.run("square", square, {"offset": 0}, items(), count)
-    assert most <= 8
+    assert most <= (2 * 2 * 32 if isinstance(executor, DaskExecutor) else 6) + 1
+
+
+def test_what_takes_moments_shares_a_task():
+    """Dask takes longer for a task than such a kernel does; what takes long has one for itself."""
+    tasks = {}
+    with open_executor(Execution(workers=2)) as opened:
+        opened.run("quick", task, {}, range(400), tasks.__setitem__)
+        assert sorted(tasks) == list(range(400))
+        sizes = Counter(tasks.values())
+        assert max(sizes.values()) == 32
+        assert len(sizes) < 60  # it took so many to find out
+        tasks.clear()
+        opened.run("slow", nap, {}, range(8), tasks.__setitem__)
+        assert len(set(tasks.values())) == 8
+
+
+def test_failures_in_a_shared_task_are_told_apart(executor):
+    found, failed = set(), {}
+    executor.run("work", fail_on_some, {}, range(200), lambda item, _: found.add(item), on_failure=failed.__setitem__)
+    assert found == {item for item in range(200) if item % 7 != 3}
+    assert sorted(failed) == [item for item in range(200) if item % 7 == 3]
+    assert all(("server is away" if item % 2 else "no and never") in str(error) for item, error in failed.items())
 
 
 def test_no_scheduler_at_the_address(monkeypatch):
@@ -239,20 +289,20 @@ def test_a_scheduler_without_workers_is_refused():
 
 
 def test_a_chunk_that_ends_its_workers_is_found_out_and_the_rest_is_done(tmp_path):
-    """Also what waited beside it each time."""
+    """Also what waited beside it each time, and what was in the same task."""
     found, failed = [], {}
     with open_executor(Execution(workers=2)) as opened:
         opened.run(
             "work",
-            die_on_three,
+            die_on_ninety,
             tmp_path,
-            range(12),
+            range(120),
             lambda item, _: found.append(item),
             on_failure=failed.__setitem__,
         )
-    assert sorted(found) == [item for item in range(12) if item != 3]
-    assert list(failed) == [3]
-    assert "it ended every worker that did it, also alone" in str(failed[3])
+    assert sorted(found) == [item for item in range(120) if item != 90]
+    assert list(failed) == [90]
+    assert "it ended every worker that did it, also alone" in str(failed[90])
     assert len((tmp_path / "deaths").read_text()) == 8  # Dask's allowed failures and one more, twice
 
 

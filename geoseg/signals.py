@@ -1,0 +1,78 @@
+"""Ctrl-C, and a batch system's SIGTERM: what runs ends in good order, and at once when told twice (floor 0)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, Protocol
+
+__all__ = ["CODE", "STOPPED", "LineOf", "stoppable"]
+
+CODE = 130
+"""exit code of what was stopped, as shells have it"""
+
+STOPPED = "stopped; what was finished is kept, the same command again resumes"
+
+_STOPPING = "stopping as soon as what is under way is done; the same signal again stops at once"
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class LineOf(Protocol):
+    """Makes a line of a text."""
+
+    def __call__(self, text: str, *, last: bool) -> str:
+        """Of the last text, or of another."""
+        ...
+
+
+@contextmanager
+def stoppable(line_of: LineOf) -> Iterator[None]:
+    """A signal raises ``KeyboardInterrupt`` here, a second one ends the process; both are told on standard error.
+
+    May be nested: the inner one tells. In a thread other than the main one, nothing changes.
+
+    Args:
+        line_of: how a line is told.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop_at_once(*_: Any) -> NoReturn:
+        _kill_children()
+        _tell(line_of(STOPPED, last=True))
+        os._exit(CODE)
+
+    def stop(*_: Any) -> NoReturn:
+        for number in _NUMBERS:
+            signal.signal(number, stop_at_once)
+        _tell(line_of(_STOPPING, last=False))
+        raise KeyboardInterrupt
+
+    held = {number: signal.getsignal(number) for number in _NUMBERS}
+    for number, handler in held.items():
+        if number == signal.SIGTERM or handler != signal.SIG_IGN:  # which is how a shell starts what it runs beside it
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            if signal.getsignal(number) is stop:  # once it is stopped, another signal ends it at once to the very end
+                signal.signal(number, handler)
+
+
+def _kill_children() -> None:
+    """Local workers would go on for a while."""
+    import psutil
+
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # nobody may be listening
+        os.write(2, f"{line}\n".encode())  # whoever was writing may hold the stream's lock
