@@ -75,16 +75,21 @@ class Decision:
         if self._boundaries:
             logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
         best = logits.amax(dim=1)
-        mask = torch.zeros_like(best, dtype=torch.uint8)
+        mask = self._all(0, best)
         for channel, code in reversed(self._codes):  # comparisons, since engines are slow at finding indexes
-            mask = mask.masked_fill(logits[:, channel] >= best, code)
+            mask = torch.where(logits[:, channel] >= best, self._all(code, best), mask)
         if not self._exhaustive:
-            mask = mask.masked_fill(best < 0, 0)
+            mask = torch.where(best < 0, self._all(0, best), mask)
         if self._sigmoid:
             sure = torch.sigmoid(best if self._exhaustive else best.abs())
         else:
             sure = (best.clamp_min(0) - torch.nn.functional.softplus(_logsumexp(logits))).exp()
         return mask, (sure * 254).round().to(torch.uint8)
+
+    @staticmethod
+    def _all(code: int, best: torch.Tensor) -> torch.Tensor:
+        """A code for all pixels; of no size, so that graphs do for tiles of any."""
+        return torch.full((), code, dtype=torch.uint8, device=best.device)
 
 
 def join_boundaries(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.models.graphs import EXACT
+from geoseg.models.narrowing import narrow
 from geoseg.models.runtime_graph import Engine
 from geoseg.models.slots import Slots
 from geoseg.settings import Arithmetic
@@ -40,6 +41,8 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     openvino, core = _openvino(), _core()
     model = core.read_model(io.BytesIO(graph))
     model.reshape(list(shape))
+    _fold(model)
+    narrow(openvino, model)
     parts = [(model, "bf16" if precision == "bf16" else "f32")]
     if precision == "bf16" and (first := _cut(openvino, model, EXACT)) is not None:
         parts.insert(0, (first, "f32"))
@@ -86,22 +89,26 @@ class _Request:
         return [tensor.data.copy() for tensor in self._parts[-1].output_tensors]
 
 
+def _fold(model: Any) -> None:
+    """Computes what does not depend on the inputs, such as all that is made of shapes."""
+    from openvino.passes import ConstantFolding, Manager
+
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+
+
 def _cut(openvino: Any, model: Any, convolutions: int) -> Any:
     """Cuts off the first convolutions of a model, which then takes what of their results is used by the others.
 
     Args:
         openvino: the package.
-        model: of inputs of a fixed shape, whose convolutions see images; it is changed.
+        model: of a fixed shape, see :func:`_fold`, whose convolutions see images; it is changed.
         convolutions: how many.
 
     Returns:
         the model of what was cut off; ``None`` where there are no others.
     """
-    from openvino.passes import ConstantFolding, Manager
-
-    passes = Manager()
-    passes.register_pass(ConstantFolding())  # else shapes would be among the results, too
-    passes.run_passes(model)
     ordered = [node for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
     numbers = list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
     if numbers[-1] <= convolutions:

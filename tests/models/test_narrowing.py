@@ -1,0 +1,130 @@
+"""Networks that leave out what is cropped: the same values to the bit, of fewer."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+openvino = pytest.importorskip("openvino")
+pytest.importorskip("onnx")
+
+from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.narrowing import narrow  # noqa: E402
+from geoseg.models.runtime_openvino import _fold  # noqa: E402
+from geoseg.models.upsampling import merge_upsampling  # noqa: E402
+
+CONVOLUTIONS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData"}
+
+
+class Cropped(torch.nn.Module):
+    def __init__(self, network, halo):
+        super().__init__()
+        self.network, self.halo = network, halo
+
+    def forward(self, inputs):
+        stop = inputs.shape[-1] - self.halo
+        return self.network(inputs)[..., self.halo : stop, self.halo : stop]
+
+
+def read(network, halo, side):
+    """A model of what is left of a network's result."""
+    graph = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = torch.zeros(1, 3, side, side)
+        torch.onnx.export(Cropped(network, halo).eval(), (example,), graph, dynamo=False, opset_version=17)
+    model = openvino.Core().read_model(io.BytesIO(graph.getvalue()))
+    model.reshape([1, 3, side, side])
+    _fold(model)
+    return model
+
+
+def work(model) -> int:
+    """Pixels that convolutions give."""
+    return sum(
+        int(np.prod(node.output(0).get_shape()))
+        for node in model.get_ordered_ops()
+        if node.get_type_name() in CONVOLUTIONS
+    )
+
+
+def run(model, inputs):
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return openvino.Core().compile_model(model, "CPU", settings)([inputs])[0]
+
+
+def both(network, halo, side=256, seed=0):
+    """Results without and with, and what is left of the work."""
+    inputs = np.random.default_rng(seed).normal(size=(1, 3, side, side)).astype(np.float32)
+    model = read(network, halo, side)
+    before, expected = work(model), run(model.clone(), inputs)
+    narrow(openvino, model)
+    return expected, run(model, inputs), work(model) / before
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return build("unet-tf_efficientnet_lite0", classes=3).eval()
+
+
+@pytest.fixture(scope="module")
+def merged(unet):
+    return merge_upsampling(unet, torch.randn(1, 3, 128, 128))
+
+
+@pytest.mark.parametrize("halo", [1, 2, 3, 17, 32, 64, 96, 127])
+def test_values_are_the_same(merged, halo):
+    expected, found, left = both(merged, halo)
+    assert expected.shape == found.shape == (1, 3, 256 - 2 * halo, 256 - 2 * halo)
+    np.testing.assert_array_equal(found, expected)
+    assert left == 1 if halo < 4 else left < 1
+
+
+def test_the_decoder_gives_little_more_than_the_core(merged):
+    """A core of half the side is a quarter of the tile; encoders go on to see all of it."""
+    *_, left = both(merged, 64)
+    assert left < 0.65
+
+
+@pytest.mark.parametrize(
+    ("architecture", "narrower"),
+    [
+        ("unet-tf_efficientnet_lite0", True),  # repeats pixels
+        ("unet-resnet18", True),
+        ("linknet-resnet18", True),
+        ("unetplusplus-tf_efficientnet_lite0", True),
+        ("fpn-mobilenet_v2", False),  # the last it does is to interpolate linearly
+        ("unet-efficientnet-b0", True),  # squeezes all of an image to one pixel; its decoder does not
+        ("tiramisu-56", False),
+    ],
+)
+def test_other_networks(architecture, narrower):
+    torch.manual_seed(0)
+    expected, found, left = both(build(architecture, classes=2).eval(), 48, side=160)
+    np.testing.assert_array_equal(found, expected)
+    assert (left < 1) == narrower
+
+
+def test_a_crop_that_differs_between_sides():
+    """Of rows and columns, and of the beginning and the end."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 4, 3, padding=1)
+            self.up = torch.nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1)
+            self.last = torch.nn.Conv2d(4, 2, 5, padding=2)
+
+        def forward(self, inputs):
+            return self.last(self.up(self.first(inputs)).relu())[..., 40:400, 30:420]
+
+    torch.manual_seed(0)
+    expected, found, left = both(Odd(), 0)
+    assert found.shape == (1, 2, 360, 390)
+    np.testing.assert_array_equal(found, expected)
+    assert left < 1
