@@ -27,6 +27,7 @@ _POINTWISE = {
 }  # fmt: skip
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
+_UPSAMPLING = {"ConvolutionBackpropData", "Interpolate"}
 
 _Margin: TypeAlias = tuple[int, int]
 """rows and columns at each side of an image that are not needed, or no longer there"""
@@ -94,7 +95,7 @@ class _Cropper:
             self._crop(node, 0, lost, given)
             lost = given
         found = lost[0] * large[0] // small[0], lost[1] * large[1] // small[1]
-        if node.get_type_name() == "Interpolate" and found != _NONE:  # it is told the sides of its result
+        if found != _NONE and node.get_attributes().get("shape_calculation_mode") == "sizes":  # it is told its result's
             sides = self._operations.constant(_values(node, 1) - [0, 0, 2 * found[0], 2 * found[1]])
             node.input(1).replace_source_output(sides.output(0))
         return found
@@ -151,8 +152,8 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
         if set(facts["strides"]) == {1} and _sides(inputs[0]) == own:
             reach = [max(pair) for pair in zip(facts["pads_begin"], facts["pads_end"], strict=True)]
             return [_at_least_0(spare[0] - reach[0], spare[1] - reach[1]), *nothing[1:]]
-    if kind in _UPSAMPLING:
-        return [_UPSAMPLING[kind](node, spare), *nothing[1:]]
+    if kind in _OF_THE_FIRST:
+        return [_OF_THE_FIRST[kind](node, spare), *nothing[1:]]
     if kind == "Slice" and len(inputs) == 5 and _is_crop(node):
         found = list(spare)
         for begin, end, axis in zip(_values(node, 1), _values(node, 2), _values(node, 4), strict=True):
@@ -166,7 +167,7 @@ def _asked_by_repeating(node: Any, spare: _Margin) -> _Margin:
     facts, large, small = node.get_attributes(), _sides(node.output(0)), _sides(node.input(0).get_source_output())
     told = node.input(1).get_source_output().get_node()
     fits = (
-        (facts["mode"], facts["shape_calculation_mode"]) == ("nearest", "sizes")
+        facts["mode"] == "nearest"
         and (facts["coordinate_transformation_mode"], facts["nearest_mode"]) == ("asymmetric", "floor")
         and {*facts["pads_begin"], *facts["pads_end"]} == {0}
         and node.get_input_size() == 2
@@ -190,7 +191,11 @@ def _asked_by_transposed(node: Any, spare: _Margin) -> _Margin:
     return _at_least_0(*found)
 
 
-_UPSAMPLING = {"ConvolutionBackpropData": _asked_by_transposed, "Interpolate": _asked_by_repeating}
+_OF_THE_FIRST = {  # kinds of nodes whose other inputs are no images
+    "BatchNormInference": lambda _, spare: spare,
+    "ConvolutionBackpropData": _asked_by_transposed,
+    "Interpolate": _asked_by_repeating,
+}
 
 
 def _is_crop(node: Any) -> bool:
