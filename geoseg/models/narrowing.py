@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["narrow"]
+__all__ = ["UPSAMPLING", "narrow"]
 
 _LEAST = 0.02  # of an image's side, else it is not worth a copy
 _POINTWISE = {
@@ -27,7 +27,8 @@ _POINTWISE = {
 }  # fmt: skip
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
-_UPSAMPLING = {"ConvolutionBackpropData", "Interpolate"}
+UPSAMPLING = {"ConvolutionBackpropData", "Interpolate"}
+"""kinds of nodes that enlarge images"""
 
 _Margin: TypeAlias = tuple[int, int]
 """rows and columns at each side of an image that are not needed, or no longer there"""
@@ -75,7 +76,7 @@ class _Cropper:
             lost = [self._lost.get(source, _NONE) for source in sources]
             kind = node.get_type_name()
             goal = _NONE
-            if kind in _UPSAMPLING:
+            if kind in UPSAMPLING:
                 goal = self._enlarge(node, lost[0])
             elif kind == "Slice":
                 goal = self._move(node, lost[0])

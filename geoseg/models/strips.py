@@ -1,0 +1,259 @@
+"""Parts of networks that are computed in strips of rows, so that caches hold what they make (floor 3).
+
+The layers near the image make the largest images of all, which no cache holds; one after the other over the whole tile
+they wait for memory. In strips they need not. A strip is as much larger than what is kept of it as these layers reach,
+so that every value that is kept is what it would be without strips (M. Alwani et al., *Fused-layer CNN accelerators*,
+2016, https://doi.org/10.1109/MICRO.2016.7783725).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Place", "Strips", "find_strips", "free_rows"]
+
+_POINTWISE = {
+    "Abs", "Add", "BatchNormInference", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "Gelu", "Greater",
+    "GreaterEqual", "HSigmoid", "HSwish", "HardSigmoid", "IsFinite", "Less", "LessEqual", "Log", "LogicalAnd",
+    "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Mish", "Multiply", "Negative", "PRelu", "Relu", "Round", "Select",
+    "Selu", "Sigmoid", "SoftPlus", "Sqrt", "Subtract", "Swish", "Tanh", "Transpose",
+}  # fmt: skip
+_OF_CHANNELS = {"Concat", "Gather", "ReduceMax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze"}
+_CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool"}
+_TO_THE_END = np.iinfo(np.int64).max
+
+
+class Place(NamedTuple):
+    """A strip, in rows of the inputs of the whole part.
+
+    Attributes:
+        first: of the strip.
+        begin: of what is kept of it.
+        end: of that.
+    """
+
+    first: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How a part is cut.
+
+    Attributes:
+        rows: of the inputs of a strip.
+        places: of the strips.
+        ratios: rows of each result to those of the inputs.
+        kept: first row of each result of the whole part that is kept, and the one after the last.
+    """
+
+    rows: int
+    places: tuple[Place, ...]
+    ratios: tuple[Fraction, ...]
+    kept: tuple[tuple[int, int], ...]
+
+    def take(self, place: Place, whole: NDArray[Any], axis: int) -> NDArray[Any]:
+        """A strip of an input; ``axis`` is that of rows."""
+        return whole[(*_before(whole, axis), slice(place.first, place.first + self.rows))]
+
+    def put(self, place: Place, index: int, given: NDArray[Any], into: NDArray[Any], axis: int) -> None:
+        """Puts what is kept of a strip's result where it belongs.
+
+        Args:
+            place: of the strip.
+            index: of the result.
+            given: the strip's.
+            into: rows of the whole part that are kept.
+            axis: of rows.
+        """
+        ratio, (low, high) = self.ratios[index], self.kept[index]
+        begin, end = max(low, int(place.begin * ratio)), min(high, int(place.end * ratio))
+        before = int(place.first * ratio)
+        into[(*_before(into, axis), slice(begin - low, end - low))] = given[
+            (*_before(given, axis), slice(begin - before, end - before))
+        ]
+
+
+def _before(array: NDArray[Any], axis: int) -> tuple[slice, ...]:
+    """Indexes of the axes before one."""
+    return (slice(None),) * (axis % array.ndim)
+
+
+class _Reach(NamedTuple):
+    """Rows of an image to those of the inputs, and how many of its rows at each end of a strip are not right."""
+
+    ratio: Fraction
+    margin: int
+
+
+def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | None = None) -> Strips | None:
+    """Strips for a part of a network.
+
+    Args:
+        model: all of whose inputs have so many rows.
+        height: that many.
+        wanted: rows of a strip, about.
+        crop: rows that are kept of every result; ``None`` for all.
+
+    Returns:
+        the strips; ``None`` where a value depends on rows that are far away, and where there would be one strip.
+    """
+    reaches = _reaches(model)
+    if reaches is None:
+        return None
+    step = math.lcm(*(reach.ratio.denominator for reach in reaches.values()))
+    found = [reaches[_name(result.input(0).get_source_output().get_node())] for result in model.get_results()]
+    margin = -(-max(math.ceil(reach.margin / reach.ratio) for reach in found) // step) * step
+    kept = tuple(crop or (0, int(height * reach.ratio)) for reach in found)
+    low = min(math.floor(rows[0] / reach.ratio) for rows, reach in zip(kept, found, strict=True))
+    high = max(math.ceil(rows[1] / reach.ratio) for rows, reach in zip(kept, found, strict=True))
+    begin, end = max(0, low // step * step - margin), min(height, -(-high // step) * step + margin)
+    inner = end - begin - 2 * margin
+    count = round(inner / max(step, wanted - 2 * margin))
+    if count < 2 or height % step:
+        return None
+    own = -(-inner // (count * step)) * step
+    places, done = [], begin
+    for index in range(count):
+        first = min(begin + index * own, end - own - 2 * margin)
+        to = end if index == count - 1 else first + margin + own
+        places.append(Place(first, done, to))
+        done = to
+    return Strips(own + 2 * margin, tuple(places), tuple(reach.ratio for reach in found), kept)
+
+
+def free_rows(openvino: Any, model: Any) -> tuple[int, int] | None:
+    """Takes the crop of rows out of a part.
+
+    Args:
+        openvino: the package.
+        model: it is changed, if it has one such crop.
+
+    Returns:
+        the rows that were cropped to; ``None`` where there is not one crop.
+    """
+    crops = [node for node in model.get_ordered_ops() if node.get_type_name() == "Slice" and 2 in _values(node, 4)]
+    if len(crops) != 1 or list(_values(crops[0], 4)) != [2]:
+        return None
+    found = int(_values(crops[0], 1)[0]), int(_values(crops[0], 2)[0])
+    for index, place in ((1, 0), (2, _TO_THE_END)):
+        constant = openvino.opset13.constant(np.array([place], np.int64))
+        crops[0].input(index).replace_source_output(constant.output(0))
+    return found
+
+
+_Reaches: TypeAlias = dict[str, _Reach]
+
+
+def _reaches(model: Any) -> _Reaches | None:
+    """Of each node that gives an image; ``None`` where one does something else than look around itself."""
+    found: _Reaches = {}
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), _name(node)
+        sources = [entry.get_source_output().get_node() for entry in node.inputs()]
+        images = [found[_name(source)] for source in sources if _name(source) in found]
+        if kind == "Parameter":
+            found[name] = _Reach(Fraction(1), 0)
+        elif images and kind != "Result":
+            reach = _reach(node, kind, images)
+            if reach is None:
+                return None
+            found[name] = reach
+    return found
+
+
+def _reach(node: Any, kind: str, images: Sequence[_Reach]) -> _Reach | None:
+    """Of a node by those of the images that it reads; ``None`` for one that does something else."""
+    if kind not in _OF_KINDS or any(image.ratio != images[0].ratio for image in images):
+        return None
+    return _OF_KINDS[kind](node, _Reach(images[0].ratio, max(image.margin for image in images)))
+
+
+def _of_pixels(node: Any, image: _Reach) -> _Reach | None:
+    return image if all(_is_for_all_rows(entry.get_source_output()) for entry in node.inputs()) else None
+
+
+def _of_channels(node: Any, image: _Reach) -> _Reach | None:
+    return image if _axes(node) == {1} else None
+
+
+def _of_crop(node: Any, image: _Reach) -> _Reach | None:
+    return None if 2 in _values(node, 4) and not _is_free(node) else image
+
+
+def _of_pad(node: Any, image: _Reach) -> _Reach | None:
+    """What it adds counts where it is read."""
+    readers = (entry.get_node() for entry in node.output(0).get_target_inputs())
+    return image if all(reader.get_type_name() in _CONVOLUTIONS for reader in readers) else None
+
+
+def _of_convolution(node: Any, image: _Reach) -> _Reach:
+    facts = node.get_attributes()
+    pools = node.get_type_name() == "MaxPool"
+    long = facts["kernel"][0] if pools else _shape(node.input(1).get_source_output())[-2]
+    span = (facts.get("dilations") or [1])[0] * (long - 1)
+    stride, before = facts["strides"][0], facts["pads_begin"][0]
+    source = node.input(0).get_source_output().get_node()
+    if source.get_type_name() == "Pad":
+        before += int(_values(source, 1)[2])
+    return _Reach(image.ratio / stride, -(-(image.margin + max(before, span - before)) // stride))
+
+
+def _of_transposed(node: Any, image: _Reach) -> _Reach | None:
+    if node.get_input_size() != 2:
+        return None
+    facts, long = node.get_attributes(), _shape(node.input(1).get_source_output())[2]
+    stride, before = facts["strides"][0], facts["pads_begin"][0]
+    return _Reach(image.ratio * stride, stride * image.margin + max(long - 1 - before, before))
+
+
+_OF_KINDS: dict[str, Callable[[Any, _Reach], _Reach | None]] = {
+    **dict.fromkeys(_POINTWISE, _of_pixels),
+    **dict.fromkeys(_OF_CHANNELS, _of_channels),
+    **dict.fromkeys(_CONVOLUTIONS, _of_convolution),
+    "ConvolutionBackpropData": _of_transposed,
+    "Pad": _of_pad,
+    "Slice": _of_crop,
+}
+
+
+def _is_free(node: Any) -> bool:
+    return int(_values(node, 1)[0]) == 0 and int(_values(node, 2)[0]) == _TO_THE_END
+
+
+def _axes(node: Any) -> set[int]:
+    """Along which a node of channels works."""
+    kind = node.get_type_name()
+    if kind in {"Concat", "Softmax"}:
+        return {int(node.get_attributes()["axis"])}
+    constant = node.input(2 if kind == "Gather" else 1).get_source_output().get_node()
+    return {int(axis) for axis in constant.get_data().flatten()} if constant.get_type_name() == "Constant" else set()
+
+
+def _is_for_all_rows(output: Any) -> bool:
+    """Whether it is an image of the strip, or something that is the same for all rows."""
+    if output.get_node().get_type_name() != "Constant":
+        return True
+    shape = _shape(output)
+    return len(shape) < 2 or shape[-2] == 1
+
+
+def _values(node: Any, index: int) -> Any:
+    """Of a constant input."""
+    return node.input(index).get_source_output().get_node().get_data().astype(np.int64)
+
+
+def _shape(output: Any) -> list[int]:
+    return list(output.get_shape())
+
+
+def _name(node: Any) -> str:
+    return str(node.get_friendly_name())
