@@ -120,18 +120,16 @@ class _Request:
             else:
                 whole = _of_all(given, strips, _ROWS) if last else whole  # noqa: PLW2901
                 for place in strips.places:
-                    ahead = (slice(None),) * (axis % inputs.ndim)
-                    self._infer(
-                        request, [array[(*ahead, slice(place.first, place.first + strips.rows))] for array in taken]
-                    )
+                    self._infer(request, [strips.take(place, array, axis) for array in taken])
                     for index, (part, into) in enumerate(zip(given, whole, strict=True)):
                         strips.put(place, index, part, into, _ROWS if last else _ROWS_BETWEEN)
             taken, axis = whole, _ROWS_BETWEEN
         return [array.copy() for array in taken] if self._strips[-1] is None else taken
 
     def _infer(self, request: Any, taken: Sequence[NDArray[Any]]) -> None:
-        for index, (array, port) in enumerate(zip(taken, request.model_inputs, strict=True)):
-            request.set_input_tensor(index, self._share(np.ascontiguousarray(array), port.get_element_type()))
+        held = [np.ascontiguousarray(array) for array in taken]  # a tensor does not hold the memory that it shares
+        for index, (array, port) in enumerate(zip(held, request.model_inputs, strict=True)):
+            request.set_input_tensor(index, self._share(array, port.get_element_type()))
         request.infer()
 
     def _share(self, array: NDArray[Any], kind: Any) -> Any:
