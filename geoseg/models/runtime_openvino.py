@@ -26,6 +26,7 @@ _TELEMETRY = "openvino_telemetry"
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _ROWS, _ROWS_BETWEEN = -2, 1  # axes, of tiles and results, and of what parts hand over
 _STRIP = 128  # rows of a tile in a strip, about: quickest of 64 to 512 with two megabytes of cache for a core
+_READING = {"Convert", "Transpose"}  # kinds of nodes that make an image of what was handed over
 _DEEP = 4  # how much smaller images are where layers are no longer computed in strips
 _FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
 
@@ -55,10 +56,9 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
         "ENABLE_CPU_PINNING": False,  # else all workers of a machine would share its first core
     }
     compiled = [
-        (core.compile_model(part.model, "CPU", settings | {"INFERENCE_PRECISION_HINT": part.hint}), part.strips)
-        for part in parts
+        core.compile_model(part.model, "CPU", settings | {"INFERENCE_PRECISION_HINT": part.hint}) for part in parts
     ]
-    requests = Slots(lambda: _Request(openvino, compiled), at_once)
+    requests = Slots(lambda: _Request(openvino, parts, compiled), at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         with requests.borrow() as request:
@@ -79,7 +79,7 @@ def _core() -> Any:
 
 
 class _Part(NamedTuple):
-    """Some layers of a network.
+    """Some layers of a network. What they take and give of others is known by its name.
 
     Attributes:
         model: of them; of a strip, where they are computed in strips.
@@ -92,59 +92,87 @@ class _Part(NamedTuple):
     strips: Strips | None = None
 
 
-class _Request:
-    """What one call uses: a request to each part of a network, each of which reads what the one before it gives."""
+class _Step:
+    """A part of a network, and a request to it.
 
-    def __init__(self, openvino: Any, compiled: Sequence[tuple[Any, Strips | None]]) -> None:
-        self._tensor = openvino.Tensor
-        self._requests = [part.create_infer_request() for part, _ in compiled]
-        self._strips = [strips for _, strips in compiled]
-        self._given: list[list[NDArray[Any]]] = []  # by a request for each part: of a strip, or of all
-        self._whole: list[list[NDArray[Any]]] = []  # the same of all
-        for request, strips in zip(self._requests, self._strips, strict=True):
-            given = []
-            for index, tensor in enumerate(request.output_tensors):
-                kind = tensor.element_type
-                given.append(np.empty(list(tensor.shape), np.uint16 if kind == openvino.Type.bf16 else kind.to_dtype()))
-                request.set_output_tensor(index, self._share(given[-1], kind))
-            self._given.append(given)
-            last = len(self._given) == len(compiled)
-            self._whole.append(given if strips is None or last else _of_all(given, strips, _ROWS_BETWEEN))
+    Attributes:
+        request: of OpenVINO.
+        strips: of the part.
+        takes: names of its inputs.
+        gives: names of its results.
+    """
+
+    def __init__(self, part: _Part, request: Any) -> None:
+        self.request = request
+        self.strips = part.strips
+        self.takes = [_name(parameter) for parameter in part.model.get_parameters()]
+        self.gives = [_name(result) for result in part.model.get_results()]
+
+
+class _Request:
+    """What one call uses: a request to each part of a network, and what these hand over to each other."""
+
+    def __init__(self, openvino: Any, parts: Sequence[_Part], compiled: Sequence[Any]) -> None:
+        self._openvino = openvino
+        requests = [one.create_infer_request() for one in compiled]
+        self._steps = [_Step(part, request) for part, request in zip(parts, requests, strict=True)]
+        self._handed = {name: array for step in self._steps[:-1] for name, array in self._room(step).items()}
 
     def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        taken, axis = [inputs], _ROWS
-        for request, strips, given, whole in zip(self._requests, self._strips, self._given, self._whole, strict=True):
-            last = request is self._requests[-1]
-            if strips is None:
-                self._infer(request, taken)
+        last = self._steps[-1]
+        results = self._room(last)
+        arrays = {self._steps[0].takes[0]: inputs, **self._handed, **results}
+        for step in self._steps:
+            taken, given = ([arrays[name] for name in names] for names in (step.takes, step.gives))
+            if step.strips is None:
+                self._infer(step, taken, given)
             else:
-                whole = _of_all(given, strips, _ROWS) if last else whole  # noqa: PLW2901
-                for place in strips.places:
-                    self._infer(request, [strips.take(place, array, axis) for array in taken])
-                    for index, (part, into) in enumerate(zip(given, whole, strict=True)):
-                        strips.put(place, index, part, into, _ROWS if last else _ROWS_BETWEEN)
-            taken, axis = whole, _ROWS_BETWEEN
-        return [array.copy() for array in taken] if self._strips[-1] is None else taken
+                self._infer_strips(step, step.strips, taken, given)
+        if last.strips is None:
+            return list(results.values())
+        return [last.strips.keep(index, array, _ROWS) for index, array in enumerate(results.values())]
 
-    def _infer(self, request: Any, taken: Sequence[NDArray[Any]]) -> None:
-        held = [np.ascontiguousarray(array) for array in taken]  # a tensor does not hold the memory that it shares
-        for index, (array, port) in enumerate(zip(held, request.model_inputs, strict=True)):
-            request.set_input_tensor(index, self._share(array, port.get_element_type()))
+    def _room(self, step: _Step) -> dict[str, NDArray[Any]]:
+        """For the results of a step, of all its strips."""
+        found = {}
+        for index, (name, port) in enumerate(zip(step.gives, step.request.model_outputs, strict=True)):
+            shape, kind = list(port.get_shape()), port.get_element_type()
+            if step.strips is not None:
+                shape[_ROWS if step is self._steps[-1] else _ROWS_BETWEEN] = step.strips.length(index)
+            found[name] = np.empty(shape, np.uint16 if kind == self._openvino.Type.bf16 else kind.to_dtype())
+        return found
+
+    def _infer_strips(
+        self, step: _Step, strips: Strips, taken: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]
+    ) -> None:
+        """Results go where they belong; what the strip before had right, and the next one has not, is put back."""
+        of_taken = _ROWS if step is self._steps[0] else _ROWS_BETWEEN
+        of_given = _ROWS if step is self._steps[-1] else _ROWS_BETWEEN
+        for place in strips.places:
+            own = [strips.give(place, index, array, of_given) for index, array in enumerate(given)]
+            right = [strips.right(place, index, array, of_given) for index, array in enumerate(own)]
+            before = [array.copy() for array in right]
+            self._infer(step, [strips.take(place, array, of_taken) for array in taken], own)
+            for array, copy in zip(right, before, strict=True):
+                array[:] = copy
+
+    def _infer(self, step: _Step, taken: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]) -> None:
+        """One call of a request; planes of a strip of scores do not lie together."""
+        request = step.request
+        inputs = [np.ascontiguousarray(array) for array in taken]  # tensors do not hold the memory that they share
+        outputs = [array if array.flags.c_contiguous else np.empty_like(array, order="C") for array in given]
+        for index, (array, port) in enumerate(zip(inputs, request.model_inputs, strict=True)):
+            request.set_input_tensor(index, self._share(array, port))
+        for index, (array, port) in enumerate(zip(outputs, request.model_outputs, strict=True)):
+            request.set_output_tensor(index, self._share(array, port))
         request.infer()
+        for array, output in zip(given, outputs, strict=True):
+            if array is not output:
+                array[:] = output
 
-    def _share(self, array: NDArray[Any], kind: Any) -> Any:
+    def _share(self, array: NDArray[Any], port: Any) -> Any:
         """An array as a tensor, in the same memory; numpy has no type for bfloat16."""
-        return self._tensor(array, list(array.shape), kind)
-
-
-def _of_all(given: Sequence[NDArray[Any]], strips: Strips, axis: int) -> list[NDArray[Any]]:
-    """Room for the results of all strips of a part, of those of one."""
-    found = []
-    for array, (begin, end) in zip(given, strips.kept, strict=True):
-        shape = list(array.shape)
-        shape[axis] = end - begin
-        found.append(np.empty(shape, array.dtype))
-    return found
+        return self._openvino.Tensor(array, list(array.shape), port.get_element_type())
 
 
 def _fold(model: Any) -> None:
@@ -281,6 +309,8 @@ def _name(node: Any) -> str:
 def _split(openvino: Any, model: Any, first: set[str], kind: str) -> tuple[Any, Any]:
     """Cuts a model in two, of which the second takes what of the first's results it uses.
 
+    What it reads of what was handed to the first it takes itself.
+
     Args:
         openvino: the package.
         model: of a fixed shape, see :func:`_fold`; it is left as it is.
@@ -292,7 +322,8 @@ def _split(openvino: Any, model: Any, first: set[str], kind: str) -> tuple[Any, 
     """
     second = model.clone()
     operations, narrow_kind = openvino.opset13, getattr(openvino.Type, kind)
-    handed = _handed_over(_numbered(second)[0], first)
+    ordered, _ = _numbered(second)
+    handed = [one for one in _handed_over(ordered, first) if _name(one[0].get_node()) not in _taken_over(ordered)]
     if not handed or any(len(output.get_shape()) != len(_CHANNELS_LAST) for output, _ in handed):
         return None, model
     results, taken = [], []
@@ -301,14 +332,41 @@ def _split(openvino: Any, model: Any, first: set[str], kind: str) -> tuple[Any, 
         given = operations.convert(operations.transpose(output, np.array(_CHANNELS_LAST)), kind)
         results.append(operations.result(given))
         taken.append(operations.parameter(list(given.output(0).shape), narrow_kind))
+        for node in (results[-1], taken[-1]):
+            node.set_friendly_name(f"{_name(output.get_node())}, handed over")
         found = operations.transpose(operations.convert(taken[-1], "f32"), np.array(_CHANNELS_FIRST))
         for reader in readers:
             reader.replace_source_output(found.output(0))
     parameters = second.get_parameters()
+    begin = openvino.Model(results, parameters, "first").clone()
     second.add_parameters(taken)
-    for parameter in parameters:
-        second.remove_parameter(parameter)
-    return openvino.Model(results, parameters, "first"), second
+    for part in (begin, second):
+        _drop_unread(part)
+    return begin, second
+
+
+def _taken_over(ordered: Sequence[Any]) -> set[str]:
+    """Names of the nodes that only make an image of what was handed over."""
+    found: set[str] = set()
+    for node in ordered:
+        kind, sources = node.get_type_name(), [_name(entry.get_source_output().get_node()) for entry in node.inputs()]
+        if kind == "Parameter" or (kind in _READING and sources[0] in found):
+            found.add(_name(node))
+    return found
+
+
+def _drop_unread(model: Any) -> None:
+    """Takes away a model's inputs that none of its results depends on."""
+    read: set[str] = set()
+    nodes = list(model.get_results())
+    while nodes:
+        node = nodes.pop()
+        if _name(node) not in read:
+            read.add(_name(node))
+            nodes += [entry.get_source_output().get_node() for entry in node.inputs()]
+    for parameter in model.get_parameters():
+        if _name(parameter) not in read:
+            model.remove_parameter(parameter)
 
 
 _importing = threading.Lock()

@@ -62,29 +62,32 @@ class Strips:
 
     def take(self, place: Place, whole: NDArray[Any], axis: int) -> NDArray[Any]:
         """A strip of an input; ``axis`` is that of rows."""
-        return whole[(*_before(whole, axis), slice(place.first, place.first + self.rows))]
+        return _cut(whole, axis, place.first, place.first + self.rows)
 
-    def put(self, place: Place, index: int, given: NDArray[Any], into: NDArray[Any], axis: int) -> None:
-        """Puts what is kept of a strip's result where it belongs.
+    def length(self, index: int) -> int:
+        """Rows that all strips together give of a result, with those at both ends that are not kept."""
+        return int((self.places[-1].first + self.rows - self.places[0].first) * self.ratios[index])
 
-        Args:
-            place: of the strip.
-            index: of the result.
-            given: the strip's.
-            into: rows of the whole part that are kept.
-            axis: of rows.
-        """
-        ratio, (low, high) = self.ratios[index], self.kept[index]
-        begin, end = max(low, int(place.begin * ratio)), min(high, int(place.end * ratio))
-        before = int(place.first * ratio)
-        into[(*_before(into, axis), slice(begin - low, end - low))] = given[
-            (*_before(given, axis), slice(begin - before, end - before))
-        ]
+    def give(self, place: Place, index: int, whole: NDArray[Any], axis: int) -> NDArray[Any]:
+        """The rows of a result of all strips that one of them gives."""
+        ratio = self.ratios[index]
+        begin = int((place.first - self.places[0].first) * ratio)
+        return _cut(whole, axis, begin, begin + int(self.rows * ratio))
+
+    def right(self, place: Place, index: int, given: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Of these rows the ones that the strip before has right, and this one not."""
+        return _cut(given, axis, 0, int((place.begin - place.first) * self.ratios[index]))
+
+    def keep(self, index: int, whole: NDArray[Any], axis: int) -> NDArray[Any]:
+        """What is kept of a result of all strips."""
+        low, high = self.kept[index]
+        begin = int(self.places[0].first * self.ratios[index])
+        return _cut(whole, axis, low - begin, high - begin)
 
 
-def _before(array: NDArray[Any], axis: int) -> tuple[slice, ...]:
-    """Indexes of the axes before one."""
-    return (slice(None),) * (axis % array.ndim)
+def _cut(array: NDArray[Any], axis: int, begin: int, end: int) -> NDArray[Any]:
+    """Some rows of an array."""
+    return array[(*(slice(None),) * (axis % array.ndim), slice(begin, end))]
 
 
 class _Reach(NamedTuple):
