@@ -93,25 +93,54 @@ def test_calls_at_once_are_as_calls_one_by_one(runtime):
             np.testing.assert_array_equal(plane, expected)
 
 
-def test_the_first_convolutions_of_bf16_are_exact():
-    """A network is cut in two, which hand over what the second needs of the first."""
+@functools.cache
+def model_of(name: str, form: str):
+    """A shipped model for OpenVINO."""
+    from geoseg.models.graphs import labels_graph
+    from geoseg.models.runtime_openvino import _core, _fold
+
+    card = replace(zoo.load(name), tile=TILE)
+    model = _core().read_model(io.BytesIO(labels_graph(card, halo=HALO, form=form)))
+    model.reshape([1, 3, TILE, TILE])
+    _fold(model)
+    return model
+
+
+def convolutions(model) -> int:
+    return sum(node.get_type_name().endswith("Convolution") for node in model.get_ops())
+
+
+def test_a_network_is_cut_in_two():
+    """Which hand over what the second needs of the first, and no more."""
     import openvino
 
-    from geoseg.models.graphs import labels_graph
-    from geoseg.models.runtime_openvino import _cut
+    from geoseg.models.runtime_openvino import _first_convolutions, _Part, _split, _Step
 
-    card = replace(zoo.load("vehicle"), tile=TILE)
-    core = openvino.Core()
-    model = core.read_model(io.BytesIO(labels_graph(card, halo=HALO, form="bf16")))
-    model.reshape([1, 3, TILE, TILE])
-    before = sum(node.get_type_name().endswith("Convolution") for node in model.get_ops())
-    first = _cut(openvino, model, 3)
-    counts = [sum(node.get_type_name().endswith("Convolution") for node in part.get_ops()) for part in (first, model)]
-    assert counts == [3, before - 3]
-    assert len(model.inputs) == len(first.outputs) == 1
-    assert [output.element_type for output in model.outputs] == [openvino.Type.u8] * 2
-    assert len(_cut(openvino, model, 3).outputs) == 2  # one is skipped to the decoder
-    assert _cut(openvino, model, before) is None
+    def step(part):
+        return _Step(_Part(part, "bf16"), None)
+
+    model = model_of("vehicle", "bf16")
+    before = convolutions(model)
+    first, second = _split(openvino, model, _first_convolutions(model, 3), "bf16")
+    assert [convolutions(part) for part in (model, first, second)] == [before, 3, before - 3]
+    assert step(first).gives == step(second).takes
+    assert len(first.outputs) == 1
+    assert [output.element_type for output in second.outputs] == [openvino.Type.u8] * 2
+    middle, last = _split(openvino, second, _first_convolutions(second, 3), "bf16")
+    assert len(middle.outputs) == 1
+    assert step(last).takes == [*step(second).takes, *step(middle).gives]  # one is skipped to the decoder
+    assert not _first_convolutions(model, before)
+    assert _split(openvino, model, set(), "bf16") == (None, model)
+
+
+def test_the_first_convolutions_of_bf16_are_exact():
+    import openvino
+
+    from geoseg.models.runtime_openvino import _parts
+
+    parts = _parts(openvino, model_of("vehicle", "bf16"), "bf16")
+    assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
+    assert convolutions(parts[0].model) == 3
 
 
 _SIGNALLED = """

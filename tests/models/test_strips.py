@@ -1,0 +1,184 @@
+"""Layers near the image in strips: the values of the whole, where their rows belong."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from fractions import Fraction
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+if find_spec("openvino") is None:
+    pytest.skip("needs the extra openvino", allow_module_level=True)
+
+from geoseg.models import runtime_openvino  # noqa: E402
+from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.strips import find_strips  # noqa: E402
+from geoseg.models.upsampling import merge_upsampling  # noqa: E402
+
+SIDE = 256
+
+
+class Labels(torch.nn.Module):
+    """A network with a crop and a decision, or its scores."""
+
+    def __init__(self, network, halo, *, scores=False):
+        super().__init__()
+        self.network, self.halo, self.scores = network, halo, scores
+
+    def forward(self, tiles):
+        stop = tiles.shape[-1] - self.halo
+        logits = self.network((tiles.float() - 100) / 50)[..., self.halo : stop, self.halo : stop]
+        if self.scores:
+            return (torch.sigmoid(logits) * 255).round().to(torch.uint8)
+        best = logits.amax(dim=1)
+        mask = torch.where(
+            logits[:, 0] >= best, torch.full((), 3, dtype=torch.uint8), torch.full((), 5, dtype=torch.uint8)
+        )
+        return mask, (torch.sigmoid(best) * 254).round().to(torch.uint8)
+
+
+def graph_of(network, side=SIDE) -> bytes:
+    graph = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+        torch.onnx.export(network.eval(), (example,), graph, dynamo=False, opset_version=17)
+    return graph.getvalue()
+
+
+def results(graph, rows, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
+    """Of a network, in strips of so many rows."""
+    monkeypatch.setattr(runtime_openvino, "_STRIP", rows)
+    infer = runtime_openvino.compile_graph(graph, (1, 3, side, side), precision=precision, at_once=1)
+    tiles = np.random.default_rng(seed).integers(0, 255, (1, 3, side, side), dtype=np.uint8)
+    infer(255 - tiles)  # whose rows must not show
+    return infer(tiles)
+
+
+def strips_of(graph, monkeypatch, rows, precision="fp32", side=SIDE):
+    monkeypatch.setattr(runtime_openvino, "_STRIP", rows)
+    model = runtime_openvino._core().read_model(io.BytesIO(graph))
+    model.reshape([1, 3, side, side])
+    runtime_openvino._fold(model)
+    runtime_openvino.narrow(runtime_openvino._openvino(), model)
+    parts = runtime_openvino._parts(runtime_openvino._openvino(), model, precision)
+    return [part.strips and len(part.strips.places) for part in parts]
+
+
+def alike(found, expected) -> bool:
+    """But for pixels where rounding decides: how sums are cut depends on the sides of images."""
+    return all(
+        one.shape == other.shape and (np.abs(one.astype(int) - other) > 1).mean() < 2e-3
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    network = build("unet-tf_efficientnet_lite0", classes=2).eval()
+    return merge_upsampling(network, torch.randn(1, 3, 128, 128))
+
+
+@pytest.fixture(scope="module")
+def labels(unet):
+    return graph_of(Labels(unet, 32))
+
+
+@pytest.mark.parametrize("rows", [24, 32, 40, 64, 100])
+def test_any_strips_give_the_same(labels, rows, monkeypatch):
+    expected = results(labels, 10 * SIDE, monkeypatch)
+    assert len(np.unique(expected[0])) == 2
+    assert alike(results(labels, rows, monkeypatch), expected)
+    assert strips_of(labels, monkeypatch, 10 * SIDE) == [None]
+    counts = strips_of(labels, monkeypatch, rows)
+    assert counts[1] is None
+    assert min(counts[0], counts[2]) > 1
+
+
+def test_in_bf16(labels, monkeypatch):
+    """The first convolutions, the shallow ones, all others, and the last."""
+    assert [count is not None for count in strips_of(labels, monkeypatch, 64, "bf16")] == [True, True, False, True]
+    expected = results(labels, 10 * SIDE, monkeypatch, precision="bf16")
+    assert alike(results(labels, 64, monkeypatch, precision="bf16"), expected)
+
+
+@pytest.mark.parametrize("halo", [0, 1, 31, 64])
+def test_scores_and_any_halo(unet, halo, monkeypatch):
+    """Planes of which do not lie together."""
+    graph = graph_of(Labels(unet, halo, scores=True))
+    assert strips_of(graph, monkeypatch, 64)[-1]
+    expected = results(graph, 10 * SIDE, monkeypatch)
+    assert expected[0].shape == (1, 2, SIDE - 2 * halo, SIDE - 2 * halo)
+    assert alike(results(graph, 64, monkeypatch), expected)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "unet-resnet18",
+        "linknet-resnet18",
+        "unetplusplus-tf_efficientnet_lite0",
+        "fpn-mobilenet_v2",
+        "unet-efficientnet-b0",
+        "tiramisu-56",
+    ],
+)
+def test_other_networks(architecture, monkeypatch):
+    torch.manual_seed(0)
+    graph = graph_of(Labels(build(architecture, classes=2), 32, scores=True))
+    assert alike(results(graph, 48, monkeypatch), results(graph, 10 * SIDE, monkeypatch))
+
+
+def test_results_are_their_callers(labels, monkeypatch):
+    monkeypatch.setattr(runtime_openvino, "_STRIP", 64)
+    infer = runtime_openvino.compile_graph(labels, (1, 3, SIDE, SIDE), precision="fp32", at_once=1)
+    tiles = np.random.default_rng(0).integers(0, 255, (2, 3, SIDE, SIDE), dtype=np.uint8)
+    first = infer(tiles[:1])
+    kept = [plane.copy() for plane in first]
+    infer(tiles[1:])
+    for plane, copy in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(plane, copy)
+
+
+def read(network, height):
+    graph = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.zeros(1, 2, height, 32),), graph, dynamo=False, opset_version=17)
+    model = runtime_openvino._core().read_model(io.BytesIO(graph.getvalue()))
+    model.reshape([1, 2, height, 32])
+    runtime_openvino._fold(model)
+    return model
+
+
+def test_every_row_is_kept_once_and_far_enough_from_the_ends_of_its_strip():
+    convolution = torch.nn.Conv2d(2, 3, 5, padding=2)
+    for height in (64, 100, 128):
+        for crop in (None, (10, 57)):
+            found = find_strips(read(convolution, height), height, 20, crop)
+            low, high = crop or (0, height)
+            assert found.ratios == (Fraction(1),)
+            rows = [row for place in found.places for row in range(place.begin, place.end)]
+            assert rows == list(range(rows[0], rows[-1] + 1))
+            assert rows[0] <= low
+            assert rows[-1] >= high - 1
+            for place in found.places:
+                assert place.begin - place.first >= 2 or place.begin == place.first == rows[0] == 0 or place.begin < low
+                assert 0 <= place.first <= height - found.rows
+
+
+def test_what_sees_far_is_not_cut():
+    for network in (
+        torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1)),
+        torch.nn.Sequential(torch.nn.Upsample(scale_factor=2, mode="bilinear"), torch.nn.Conv2d(2, 2, 3, padding=1)),
+        torch.nn.Softmax(dim=2),
+    ):
+        assert find_strips(read(network, 64), 64, 16) is None
+    assert find_strips(read(torch.nn.Softmax(dim=1), 64), 64, 16) is not None
+    assert find_strips(read(torch.nn.Conv2d(2, 2, 3, padding=1), 64), 64, 64) is None  # one strip
