@@ -17,18 +17,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["UPSAMPLING", "narrow"]
+from geoseg.models.nodes import POINTWISE, UPSAMPLING, name_of, shape_of, values_of
+
+__all__ = ["narrow"]
 
 _LEAST = 0.02  # of an image's side, else it is not worth a copy
-_POINTWISE = {
-    "Abs", "Add", "Clamp", "Convert", "Divide", "Elu", "Exp", "FakeQuantize", "Gelu", "HSigmoid", "HSwish",
-    "HardSigmoid", "Maximum", "Minimum", "Mish", "Multiply", "Negative", "PRelu", "Relu", "Selu", "Sigmoid",
-    "SoftPlus", "Sqrt", "Subtract", "Swish", "Tanh",
-}  # fmt: skip
-
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
-UPSAMPLING = {"ConvolutionBackpropData", "Interpolate"}
-"""kinds of nodes that enlarge images"""
 
 _Margin: TypeAlias = tuple[int, int]
 """rows and columns at each side of an image that are not needed, or no longer there"""
@@ -48,10 +42,10 @@ def narrow(openvino: Any, model: Any) -> None:
     asked: dict[Any, list[_Margin]] = {}  # of each input of a node: what it leaves unused
     for node in reversed(nodes):
         if node.get_output_size() == 1:
-            asked[_name(node)] = _asked(node, spare.get(_key(node.output(0)), _NONE))
+            asked[name_of(node)] = _asked(node, spare.get(_key(node.output(0)), _NONE))
         else:
-            asked[_name(node)] = [_NONE] * node.get_input_size()
-        for entry, margin in zip(node.inputs(), asked[_name(node)], strict=True):
+            asked[name_of(node)] = [_NONE] * node.get_input_size()
+        for entry, margin in zip(node.inputs(), asked[name_of(node)], strict=True):
             key = _key(entry.get_source_output())
             spare[key] = _least([margin, spare[key]]) if key in spare else margin
     _Cropper(openvino.opset13, asked).go_over(nodes)
@@ -90,14 +84,14 @@ class _Cropper:
 
     def _enlarge(self, node: Any, lost: _Margin) -> _Margin:
         """Crops what a node makes larger, as far as it is worth it; what the result has lost."""
-        given = self._asked[_name(node)][0]
+        given = self._asked[name_of(node)][0]
         small, large = (self._sides[_key(output)] for output in (node.input(0).get_source_output(), node.output(0)))
         if self._worth(given, lost, small):
             self._crop(node, 0, lost, given)
             lost = given
         found = lost[0] * large[0] // small[0], lost[1] * large[1] // small[1]
         if found != _NONE and node.get_attributes().get("shape_calculation_mode") == "sizes":  # it is told its result's
-            sides = self._operations.constant(_values(node, 1) - [0, 0, 2 * found[0], 2 * found[1]])
+            sides = self._operations.constant(values_of(node, 1) - [0, 0, 2 * found[0], 2 * found[1]])
             node.input(1).replace_source_output(sides.output(0))
         return found
 
@@ -114,7 +108,7 @@ class _Cropper:
         source = node.input(index).get_source_output()
         maker = source.get_node()
         if maker.get_type_name() in _CONVOLUTIONS and len(source.get_target_inputs()) == 1:
-            given = self._asked[_name(maker)][0]
+            given = self._asked[name_of(maker)][0]
             if lost == _NONE and given[0] >= goal[0] and given[1] >= goal[1]:
                 self._crop(maker, 0, lost, goal)
                 return
@@ -130,9 +124,9 @@ class _Cropper:
         """Moves a crop of an image that has lost so much; what its result has lost."""
         if lost == _NONE:
             return _NONE
-        axes = _values(node, 4)
+        axes = values_of(node, 4)
         for index in (1, 2):
-            places = _values(node, index) - [lost[axis - 2] for axis in axes]
+            places = values_of(node, index) - [lost[axis - 2] for axis in axes]
             node.input(index).replace_source_output(self._operations.constant(places).output(0))
         return _NONE if 2 in axes and 3 in axes else (0, lost[1]) if 2 in axes else (lost[0], 0)
 
@@ -141,10 +135,10 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
     """Margins of a node's inputs that it leaves unused where so much of its output is not needed."""
     kind, inputs = node.get_type_name(), [entry.get_source_output() for entry in node.inputs()]
     nothing = [_NONE] * len(inputs)
-    if len(_shape(node.output(0))) != 4:
+    if len(shape_of(node.output(0))) != 4:
         return nothing
     own = _sides(node.output(0))
-    if kind in _POINTWISE or (kind == "Concat" and node.get_attributes()["axis"] == 1):
+    if kind in POINTWISE or (kind == "Concat" and node.get_attributes()["axis"] == 1):
         alike = [_sides(source) == own for source in inputs]
         known = all(same or _is_for_all(source) for same, source in zip(alike, inputs, strict=True))
         return [spare if same and known else _NONE for same in alike]
@@ -157,8 +151,8 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
         return [_OF_THE_FIRST[kind](node, spare), *nothing[1:]]
     if kind == "Slice" and len(inputs) == 5 and _is_crop(node):
         found = list(spare)
-        for begin, end, axis in zip(_values(node, 1), _values(node, 2), _values(node, 4), strict=True):
-            found[axis - 2] = min(begin, _shape(inputs[0])[axis] - end)
+        for begin, end, axis in zip(values_of(node, 1), values_of(node, 2), values_of(node, 4), strict=True):
+            found[axis - 2] = min(begin, shape_of(inputs[0])[axis] - end)
         return [_at_least_0(*found), *nothing[1:]]
     return nothing
 
@@ -203,21 +197,16 @@ def _is_crop(node: Any) -> bool:
     """Whether a slice is one of rows and columns, whose places are known."""
     if any(node.input(index).get_source_output().get_node().get_type_name() != "Constant" for index in range(1, 5)):
         return False
-    places = np.concatenate([_values(node, 1), _values(node, 2)])
-    shape = _shape(node.input(0).get_source_output())
-    ends = all(end <= shape[axis] for end, axis in zip(_values(node, 2), _values(node, 4), strict=True))
-    return ends and places.min() >= 0 and set(_values(node, 3)) == {1} and set(_values(node, 4)) <= {2, 3}
+    places = np.concatenate([values_of(node, 1), values_of(node, 2)])
+    shape = shape_of(node.input(0).get_source_output())
+    ends = all(end <= shape[axis] for end, axis in zip(values_of(node, 2), values_of(node, 4), strict=True))
+    return ends and places.min() >= 0 and set(values_of(node, 3)) == {1} and set(values_of(node, 4)) <= {2, 3}
 
 
 def _is_for_all(output: Any) -> bool:
     """Whether what an output holds is the same for all rows and columns."""
-    shape = _shape(output)
+    shape = shape_of(output)
     return int(np.prod(shape)) == 1 or (len(shape) > 1 and tuple(shape[-2:]) == (1, 1))
-
-
-def _values(node: Any, index: int) -> Any:
-    """Of a constant input."""
-    return node.input(index).get_source_output().get_node().get_data().astype(np.int64)
 
 
 def _least(margins: Sequence[_Margin]) -> _Margin:
@@ -228,19 +217,11 @@ def _at_least_0(rows: int, cols: int) -> _Margin:
     return max(0, int(rows)), max(0, int(cols))
 
 
-def _shape(output: Any) -> list[int]:
-    return list(output.get_shape())
-
-
 def _sides(output: Any) -> tuple[int, int]:
     """Rows and columns; of what has none, none."""
-    shape = _shape(output)
+    shape = shape_of(output)
     return (shape[-2], shape[-1]) if len(shape) > 1 else (0, 0)
 
 
-def _name(node: Any) -> str:
-    return str(node.get_friendly_name())
-
-
 def _key(output: Any) -> tuple[str, int]:
-    return _name(output.get_node()), int(output.get_index())
+    return name_of(output.get_node()), int(output.get_index())

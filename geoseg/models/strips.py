@@ -17,14 +17,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.models.nodes import POINTWISE, name_of, shape_of, values_of
+
 __all__ = ["Place", "Strips", "find_strips", "free_rows"]
 
-_POINTWISE = {
-    "Abs", "Add", "BatchNormInference", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "Gelu", "Greater",
-    "GreaterEqual", "HSigmoid", "HSwish", "HardSigmoid", "IsFinite", "Less", "LessEqual", "Log", "LogicalAnd",
-    "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Mish", "Multiply", "Negative", "PRelu", "Relu", "Round", "Select",
-    "Selu", "Sigmoid", "SoftPlus", "Sqrt", "Subtract", "Swish", "Tanh", "Transpose",
-}  # fmt: skip
+_RANK = 4  # of images: tiles, channels, rows, columns
 _OF_CHANNELS = {"Concat", "Gather", "ReduceMax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze"}
 _CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool"}
 _TO_THE_END = np.iinfo(np.int64).max
@@ -113,7 +110,7 @@ def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | No
     if reaches is None:
         return None
     step = math.lcm(*(reach.ratio.denominator for reach in reaches.values()))
-    found = [reaches[_name(result.input(0).get_source_output().get_node())] for result in model.get_results()]
+    found = [reaches[name_of(result.input(0).get_source_output().get_node())] for result in model.get_results()]
     margin = -(-max(math.ceil(reach.margin / reach.ratio) for reach in found) // step) * step
     kept = tuple(crop or (0, int(height * reach.ratio)) for reach in found)
     low = min(math.floor(rows[0] / reach.ratio) for rows, reach in zip(kept, found, strict=True))
@@ -124,6 +121,7 @@ def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | No
     if count < 2 or height % step:
         return None
     own = -(-inner // (count * step)) * step
+    count = -(-inner // own)
     places, done = [], begin
     for index in range(count):
         first = min(begin + index * own, end - own - 2 * margin)
@@ -143,10 +141,10 @@ def free_rows(openvino: Any, model: Any) -> tuple[int, int] | None:
     Returns:
         the rows that were cropped to; ``None`` where there is not one crop.
     """
-    crops = [node for node in model.get_ordered_ops() if node.get_type_name() == "Slice" and 2 in _values(node, 4)]
-    if len(crops) != 1 or list(_values(crops[0], 4)) != [2]:
+    crops = [node for node in model.get_ordered_ops() if node.get_type_name() == "Slice" and 2 in values_of(node, 4)]
+    if len(crops) != 1 or list(values_of(crops[0], 4)) != [2]:
         return None
-    found = int(_values(crops[0], 1)[0]), int(_values(crops[0], 2)[0])
+    found = int(values_of(crops[0], 1)[0]), int(values_of(crops[0], 2)[0])
     for index, place in ((1, 0), (2, _TO_THE_END)):
         constant = openvino.opset13.constant(np.array([place], np.int64))
         crops[0].input(index).replace_source_output(constant.output(0))
@@ -160,9 +158,9 @@ def _reaches(model: Any) -> _Reaches | None:
     """Of each node that gives an image; ``None`` where one does something else than look around itself."""
     found: _Reaches = {}
     for node in model.get_ordered_ops():
-        kind, name = node.get_type_name(), _name(node)
+        kind, name = node.get_type_name(), name_of(node)
         sources = [entry.get_source_output().get_node() for entry in node.inputs()]
-        images = [found[_name(source)] for source in sources if _name(source) in found]
+        images = [found[name_of(source)] for source in sources if name_of(source) in found]
         if kind == "Parameter":
             found[name] = _Reach(Fraction(1), 0)
         elif images and kind != "Result":
@@ -184,12 +182,37 @@ def _of_pixels(node: Any, image: _Reach) -> _Reach | None:
     return image if all(_is_for_all_rows(entry.get_source_output()) for entry in node.inputs()) else None
 
 
+def _of_first(node: Any, image: _Reach) -> _Reach | None:  # noqa: ARG001
+    return image
+
+
 def _of_channels(node: Any, image: _Reach) -> _Reach | None:
-    return image if _axes(node) == {1} else None
+    """In images the second axis is that of channels; in what is left of them when they have none, that of rows."""
+    images = node.output(0) if node.get_type_name() == "Unsqueeze" else node.input(0).get_source_output()
+    return image if _axes(node) == {1} and len(shape_of(images)) == _RANK else None
+
+
+def _of_transpose(node: Any, image: _Reach) -> _Reach | None:
+    """Where parts begin and end; in between, rows would no longer be where they are looked for."""
+    sources = [node.input(0).get_source_output().get_node()]
+    readers = [entry.get_node() for entry in node.output(0).get_target_inputs()]
+    for nodes, ends in ((sources, "Parameter"), (readers, "Result")):
+        if all(_leads_to(one, ends) for one in nodes):
+            return image
+    return None
+
+
+def _leads_to(node: Any, kind: str) -> bool:
+    """Whether a node is of a kind, or but a conversion away from one."""
+    if node.get_type_name() != "Convert":
+        return bool(node.get_type_name() == kind)
+    ports = node.inputs() if kind == "Parameter" else node.output(0).get_target_inputs()
+    others = [port.get_source_output().get_node() if kind == "Parameter" else port.get_node() for port in ports]
+    return all(other.get_type_name() == kind for other in others)
 
 
 def _of_crop(node: Any, image: _Reach) -> _Reach | None:
-    return None if 2 in _values(node, 4) and not _is_free(node) else image
+    return None if 2 in values_of(node, 4) and not _is_free(node) else image
 
 
 def _of_pad(node: Any, image: _Reach) -> _Reach | None:
@@ -198,38 +221,44 @@ def _of_pad(node: Any, image: _Reach) -> _Reach | None:
     return image if all(reader.get_type_name() in _CONVOLUTIONS for reader in readers) else None
 
 
-def _of_convolution(node: Any, image: _Reach) -> _Reach:
+def _of_convolution(node: Any, image: _Reach) -> _Reach | None:
     facts = node.get_attributes()
     pools = node.get_type_name() == "MaxPool"
-    long = facts["kernel"][0] if pools else _shape(node.input(1).get_source_output())[-2]
+    long = facts["kernel"][0] if pools else shape_of(node.input(1).get_source_output())[-2]
     span = (facts.get("dilations") or [1])[0] * (long - 1)
     stride, before = facts["strides"][0], facts["pads_begin"][0]
-    source = node.input(0).get_source_output().get_node()
-    if source.get_type_name() == "Pad":
-        before += int(_values(source, 1)[2])
+    source = node.input(0).get_source_output()
+    if source.get_node().get_type_name() == "Pad":
+        before += int(values_of(source.get_node(), 1)[2])
+        source = source.get_node().input(0).get_source_output()
+    if shape_of(source)[-2] != stride * shape_of(node.output(0))[-2]:
+        return None
     return _Reach(image.ratio / stride, -(-(image.margin + max(before, span - before)) // stride))
 
 
 def _of_transposed(node: Any, image: _Reach) -> _Reach | None:
-    if node.get_input_size() != 2:
-        return None
-    facts, long = node.get_attributes(), _shape(node.input(1).get_source_output())[2]
+    small, large = (shape_of(output)[-2] for output in (node.input(0).get_source_output(), node.output(0)))
+    facts, long = node.get_attributes(), shape_of(node.input(1).get_source_output())[-2]
     stride, before = facts["strides"][0], facts["pads_begin"][0]
+    if node.get_input_size() != 2 or large != stride * small or facts["dilations"][0] != 1:
+        return None
     return _Reach(image.ratio * stride, stride * image.margin + max(long - 1 - before, before))
 
 
 _OF_KINDS: dict[str, Callable[[Any, _Reach], _Reach | None]] = {
-    **dict.fromkeys(_POINTWISE, _of_pixels),
+    **dict.fromkeys(POINTWISE, _of_pixels),
     **dict.fromkeys(_OF_CHANNELS, _of_channels),
     **dict.fromkeys(_CONVOLUTIONS, _of_convolution),
+    "BatchNormInference": _of_first,
     "ConvolutionBackpropData": _of_transposed,
     "Pad": _of_pad,
     "Slice": _of_crop,
+    "Transpose": _of_transpose,
 }
 
 
 def _is_free(node: Any) -> bool:
-    return int(_values(node, 1)[0]) == 0 and int(_values(node, 2)[0]) == _TO_THE_END
+    return int(values_of(node, 1)[0]) == 0 and int(values_of(node, 2)[0]) == _TO_THE_END
 
 
 def _axes(node: Any) -> set[int]:
@@ -245,18 +274,5 @@ def _is_for_all_rows(output: Any) -> bool:
     """Whether it is an image of the strip, or something that is the same for all rows."""
     if output.get_node().get_type_name() != "Constant":
         return True
-    shape = _shape(output)
+    shape = shape_of(output)
     return len(shape) < 2 or shape[-2] == 1
-
-
-def _values(node: Any, index: int) -> Any:
-    """Of a constant input."""
-    return node.input(index).get_source_output().get_node().get_data().astype(np.int64)
-
-
-def _shape(output: Any) -> list[int]:
-    return list(output.get_shape())
-
-
-def _name(node: Any) -> str:
-    return str(node.get_friendly_name())

@@ -114,33 +114,36 @@ def test_a_network_is_cut_in_two():
     """Which hand over what the second needs of the first, and no more."""
     import openvino
 
-    from geoseg.models.runtime_openvino import _first_convolutions, _Part, _split, _Step
+    from geoseg.models.graphs import EXACT
+    from geoseg.models.parts import _first_convolutions, _split
 
-    def step(part):
-        return _Step(_Part(part, "bf16"), None)
+    def names(ports):
+        return [port.get_friendly_name() for port in ports]
 
     model = model_of("vehicle", "bf16")
     before = convolutions(model)
-    first, second = _split(openvino, model, _first_convolutions(model, 3), "bf16")
-    assert [convolutions(part) for part in (model, first, second)] == [before, 3, before - 3]
-    assert step(first).gives == step(second).takes
+    first, second = _split(openvino, model, _first_convolutions, "bf16")
+    assert [convolutions(part) for part in (model, first, second)] == [before, EXACT, before - EXACT]
+    assert names(first.get_results()) == names(second.get_parameters())
     assert len(first.outputs) == 1
     assert [output.element_type for output in second.outputs] == [openvino.Type.u8] * 2
-    middle, last = _split(openvino, second, _first_convolutions(second, 3), "bf16")
+    middle, last = _split(openvino, second, _first_convolutions, "bf16")
     assert len(middle.outputs) == 1
-    assert step(last).takes == [*step(second).takes, *step(middle).gives]  # one is skipped to the decoder
-    assert not _first_convolutions(model, before)
-    assert _split(openvino, model, set(), "bf16") == (None, model)
+    skipped, given = names(second.get_parameters()), names(middle.get_results())
+    assert names(last.get_parameters()) == [*skipped, *given]  # one is skipped to the decoder
+    assert not _first_convolutions(first)
+    assert _split(openvino, model, lambda _: set(), "bf16") == (None, model)
 
 
 def test_the_first_convolutions_of_bf16_are_exact():
     import openvino
 
-    from geoseg.models.runtime_openvino import _parts
+    from geoseg.models.graphs import EXACT
+    from geoseg.models.parts import cut_network
 
-    parts = _parts(openvino, model_of("vehicle", "bf16"), "bf16")
+    parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16")
     assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
-    assert convolutions(parts[0].model) == 3
+    assert convolutions(parts[0].model) == EXACT
 
 
 _SIGNALLED = """

@@ -15,8 +15,9 @@ pytest.importorskip("onnx")
 if find_spec("openvino") is None:
     pytest.skip("needs the extra openvino", allow_module_level=True)
 
-from geoseg.models import runtime_openvino  # noqa: E402
+from geoseg.models import parts, runtime_openvino  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.narrowing import narrow  # noqa: E402
 from geoseg.models.strips import find_strips  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 
@@ -53,7 +54,7 @@ def graph_of(network, side=SIDE) -> bytes:
 
 def results(graph, rows, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
     """Of a network, in strips of so many rows."""
-    monkeypatch.setattr(runtime_openvino, "_STRIP", rows)
+    monkeypatch.setattr(parts, "_STRIP", rows)
     infer = runtime_openvino.compile_graph(graph, (1, 3, side, side), precision=precision, at_once=1)
     tiles = np.random.default_rng(seed).integers(0, 255, (1, 3, side, side), dtype=np.uint8)
     infer(255 - tiles)  # whose rows must not show
@@ -61,13 +62,13 @@ def results(graph, rows, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
 
 
 def strips_of(graph, monkeypatch, rows, precision="fp32", side=SIDE):
-    monkeypatch.setattr(runtime_openvino, "_STRIP", rows)
+    monkeypatch.setattr(parts, "_STRIP", rows)
     model = runtime_openvino._core().read_model(io.BytesIO(graph))
     model.reshape([1, 3, side, side])
     runtime_openvino._fold(model)
-    runtime_openvino.narrow(runtime_openvino._openvino(), model)
-    parts = runtime_openvino._parts(runtime_openvino._openvino(), model, precision)
-    return [part.strips and len(part.strips.places) for part in parts]
+    narrow(runtime_openvino._openvino(), model)
+    found = parts.cut_network(runtime_openvino._openvino(), model, precision)
+    return [part.strips and len(part.strips.places) for part in found]
 
 
 def alike(found, expected) -> bool:
@@ -136,7 +137,7 @@ def test_other_networks(architecture, monkeypatch):
 
 
 def test_results_are_their_callers(labels, monkeypatch):
-    monkeypatch.setattr(runtime_openvino, "_STRIP", 64)
+    monkeypatch.setattr(parts, "_STRIP", 64)
     infer = runtime_openvino.compile_graph(labels, (1, 3, SIDE, SIDE), precision="fp32", at_once=1)
     tiles = np.random.default_rng(0).integers(0, 255, (2, 3, SIDE, SIDE), dtype=np.uint8)
     first = infer(tiles[:1])
@@ -173,11 +174,25 @@ def test_every_row_is_kept_once_and_far_enough_from_the_ends_of_its_strip():
                 assert 0 <= place.first <= height - found.rows
 
 
+class Turned(torch.nn.Module):
+    """Rows and columns change places between two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(2))
+
+    def forward(self, image):
+        return self.second(self.first(image).transpose(2, 3))
+
+
 def test_what_sees_far_is_not_cut():
     for network in (
         torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1)),
         torch.nn.Sequential(torch.nn.Upsample(scale_factor=2, mode="bilinear"), torch.nn.Conv2d(2, 2, 3, padding=1)),
         torch.nn.Softmax(dim=2),
+        torch.nn.ConvTranspose2d(2, 2, 2, stride=2, dilation=3, padding=1),
+        torch.nn.Conv2d(2, 2, 3),
+        Turned(),
     ):
         assert find_strips(read(network, 64), 64, 16) is None
     assert find_strips(read(torch.nn.Softmax(dim=1), 64), 64, 16) is not None

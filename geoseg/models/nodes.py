@@ -1,0 +1,36 @@
+"""What is known of the nodes of OpenVINO's graphs (floor 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["POINTWISE", "UPSAMPLING", "name_of", "shape_of", "values_of"]
+
+POINTWISE = frozenset({
+    "Abs", "Add", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "FakeQuantize", "Gelu", "Greater",
+    "GreaterEqual", "HSigmoid", "HSwish", "HardSigmoid", "IsFinite", "Less", "LessEqual", "Log", "LogicalAnd",
+    "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Mish", "Multiply", "Negative", "PRelu", "Relu", "Round", "Select",
+    "Selu", "Sigmoid", "SoftPlus", "Sqrt", "Subtract", "Swish", "Tanh",
+})  # fmt: skip
+"""kinds of nodes that make each pixel of that pixel alone"""
+
+UPSAMPLING = frozenset({"ConvolutionBackpropData", "Interpolate"})
+"""kinds of nodes that enlarge images"""
+
+
+def name_of(node: Any) -> str:
+    """A name that no other node of the process has; the one that graphs give need not be anybody's alone."""
+    return str(node.get_name())
+
+
+def shape_of(output: Any) -> list[int]:
+    """Sides of what an output holds."""
+    return list(output.get_shape())
+
+
+def values_of(node: Any, index: int) -> NDArray[np.int64]:
+    """Of an input of a node that is constant."""
+    return np.asarray(node.input(index).get_source_output().get_node().get_data(), np.int64)

@@ -1,0 +1,227 @@
+"""Networks in the parts in which OpenVINO computes them, one after the other (floor 3).
+
+Of a network in bf16 the first convolutions stay fp32, see :mod:`geoseg.models.rounding`. The layers near the image, at
+the beginning and at the end, are computed in strips where that can be, see :mod:`geoseg.models.strips`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geoseg.models.graphs import EXACT
+from geoseg.models.nodes import UPSAMPLING, name_of, shape_of
+from geoseg.models.strips import Strips, find_strips, free_rows
+from geoseg.settings import Arithmetic
+
+__all__ = ["ROWS", "ROWS_BETWEEN", "Part", "cut_network"]
+
+ROWS = -2
+"""axis of rows in tiles and results"""
+
+ROWS_BETWEEN = 1
+"""the same in what parts hand over"""
+
+_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+_STRIP = 128  # rows of a tile in a strip, about; see tests/benchmarks/strips.py
+_DEEP = 4  # how much smaller images are where layers are no longer computed in strips
+_FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
+_READING = {"Convert", "Transpose"}  # kinds of nodes that make an image of what was handed over
+
+
+class Part(NamedTuple):
+    """Some layers of a network. What they take of others and give to them is known by its friendly name.
+
+    Attributes:
+        model: of them; of a strip, where they are computed in strips.
+        hint: OpenVINO's name of their arithmetic.
+        strips: where they lie.
+    """
+
+    model: Any
+    hint: str
+    strips: Strips | None = None
+
+
+def cut_network(openvino: Any, model: Any, precision: Arithmetic) -> list[Part]:
+    """Cuts a network into parts.
+
+    Args:
+        openvino: the package.
+        model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
+        precision: of its arithmetic.
+    """
+    hint = "bf16" if precision == "bf16" else "f32"
+    batch, _, height, _ = shape_of(model.input(0))
+    parts: list[Part] = []
+    if precision == "bf16":
+        first, model = _split(openvino, model, _first_convolutions, hint)
+        parts = [Part(first, "f32")] if first is not None else []
+    if batch > 1 or precision == "int8":  # rows of several tiles do not lie together; and integers are not handed over
+        return [*parts, Part(model, hint)]
+    parts = [_in_strips(openvino, part, height, first=True) for part in parts]
+    begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)
+    if begin is not None:
+        part = _in_strips(openvino, Part(begin, hint), height, first=not parts)
+        if part.strips is not None:
+            parts, model = [*parts, part], rest
+    begin, rest = _split(openvino, model, _before_last_upsampling, hint)
+    if begin is not None:
+        last = _in_strips(openvino, Part(rest, hint), height, first=False)
+        if last.strips is not None:
+            return [*parts, Part(begin, hint), last]
+    return [*parts, Part(model, hint)]
+
+
+def _in_strips(openvino: Any, part: Part, height: int, *, first: bool) -> Part:
+    """The same part in strips, if that can be.
+
+    Args:
+        openvino: the package.
+        part: of a network.
+        height: of the network's input.
+        first: whether that is the part's.
+    """
+    model = part.model.clone()
+    axis = ROWS if first else ROWS_BETWEEN
+    shapes = {entry: shape_of(entry) for entry in model.inputs}
+    heights = {shape[axis] for shape in shapes.values()}
+    if len(heights) != 1:
+        return part
+    [own] = heights
+    strips = find_strips(model, own, _STRIP * own // height, free_rows(openvino, model))
+    if strips is None:
+        return part
+    for shape in shapes.values():
+        shape[axis] = strips.rows
+    model.reshape(shapes)
+    return Part(model, part.hint, strips)
+
+
+def _first_convolutions(model: Any) -> set[str]:
+    """Names of a model's nodes up to those convolutions that stay exact; of none where there are no others."""
+    ordered, numbers = _numbered(model)
+    if not numbers or numbers[-1] <= EXACT:
+        return set()
+    return {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= EXACT}
+
+
+def _shallow(model: Any, height: int) -> set[str]:
+    """Names of the nodes near the image: up to where images are a quarter of its height, and little is handed over."""
+    ordered, numbers = _numbered(model)
+    sides = [_height(node) for node in ordered]
+    reached = [number for number, side in zip(numbers, sides, strict=True) if number and 0 < _DEEP * side <= height]
+    if not reached:
+        return set()
+    crops = _after(ordered, {name_of(node) for node in ordered if node.get_type_name() == "Slice"})
+    found = []
+    for count in range(reached[0], min(reached[0] + _FURTHER, numbers[-1])):
+        names = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= count} - crops
+        size = sum(int(np.prod(shape_of(output))) for output, _ in _handed_over(ordered, names))
+        found.append((size, names))
+    return min(found, key=lambda one: one[0])[1] if found else set()
+
+
+def _before_last_upsampling(model: Any) -> set[str]:
+    """Names of all nodes but the last that enlarges images and what comes of it."""
+    ordered, _ = _numbered(model)
+    last = [name_of(node) for node in ordered if node.get_type_name() in UPSAMPLING][-1:]
+    return {name_of(node) for node in ordered} - _after(ordered, set(last)) if last else set()
+
+
+def _numbered(model: Any) -> tuple[list[Any], list[int]]:
+    """A model's nodes but constants, each with the number of convolutions up to it."""
+    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
+    return ordered, list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
+
+
+def _after(ordered: Sequence[Any], names: set[str]) -> set[str]:
+    """These nodes and all that depend on them."""
+    found = set(names)
+    for node in ordered:
+        if any(name_of(entry.get_source_output().get_node()) in found for entry in node.inputs()):
+            found.add(name_of(node))
+    return found
+
+
+def _handed_over(ordered: Sequence[Any], first: set[str]) -> list[tuple[Any, list[Any]]]:
+    """What other nodes read of the first ones', and where they do."""
+    found = []
+    for output in (output for node in ordered if name_of(node) in first for output in node.outputs()):
+        readers = [entry for entry in output.get_target_inputs() if name_of(entry.get_node()) not in first]
+        if readers:
+            found.append((output, readers))
+    return found
+
+
+def _height(node: Any) -> int:
+    """Rows of the image that a node gives; 0 if it is none."""
+    shape = shape_of(node.output(0)) if node.get_output_size() else []
+    return shape[ROWS] if len(shape) == len(_CHANNELS_LAST) else 0
+
+
+def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: str) -> tuple[Any, Any]:
+    """Cuts a model in two, of which the second takes what of the first's results it uses.
+
+    What it reads of what was handed to the first it takes itself.
+
+    Args:
+        openvino: the package.
+        model: of a fixed shape, without operations on shapes; it is left as it is.
+        choose: names of the nodes of a model that go to the first, with all that they read.
+        kind: OpenVINO's name of the numbers that are handed over.
+
+    Returns:
+        the two; ``None`` and the model itself where there is nothing to hand over, or something that is no image.
+    """
+    second = model.clone()
+    first = choose(second)
+    operations, narrow_kind = openvino.opset13, getattr(openvino.Type, kind)
+    ordered, _ = _numbered(second)
+    taken_over = _taken_over(ordered)
+    handed = [one for one in _handed_over(ordered, first) if name_of(one[0].get_node()) not in taken_over]
+    if not handed or any(len(shape_of(output)) != len(_CHANNELS_LAST) for output, _ in handed):
+        return None, model
+    results, taken = [], []
+    for output, readers in handed:
+        # channels last and narrow, as convolutions keep them: to hand them over otherwise takes as long as to make them
+        given = operations.convert(operations.transpose(output, np.array(_CHANNELS_LAST)), kind)
+        results.append(operations.result(given))
+        taken.append(operations.parameter(shape_of(given.output(0)), narrow_kind))
+        for node in (results[-1], taken[-1]):
+            node.set_friendly_name(f"{name_of(output.get_node())}, handed over")
+        found = operations.transpose(operations.convert(taken[-1], "f32"), np.array(_CHANNELS_FIRST))
+        for reader in readers:
+            reader.replace_source_output(found.output(0))
+    begin = openvino.Model(results, second.get_parameters(), "first").clone()
+    second.add_parameters(taken)
+    for part in (begin, second):
+        _drop_unread(part)
+    return begin, second
+
+
+def _taken_over(ordered: Sequence[Any]) -> set[str]:
+    """Names of the nodes that only make an image of what was handed over."""
+    found: set[str] = set()
+    for node in ordered:
+        kind, sources = node.get_type_name(), [name_of(entry.get_source_output().get_node()) for entry in node.inputs()]
+        if kind == "Parameter" or (kind in _READING and sources[0] in found):
+            found.add(name_of(node))
+    return found
+
+
+def _drop_unread(model: Any) -> None:
+    """Takes away a model's inputs that none of its results depends on."""
+    read: set[str] = set()
+    nodes = list(model.get_results())
+    while nodes:
+        node = nodes.pop()
+        if name_of(node) not in read:
+            read.add(name_of(node))
+            nodes += [entry.get_source_output().get_node() for entry in node.inputs()]
+    for parameter in model.get_parameters():
+        if name_of(parameter) not in read:
+            model.remove_parameter(parameter)
