@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,7 @@ __all__ = [
     "Tta",
     "VectorFormat",
     "VectorSettings",
+    "in_lonlat",
     "require_formats",
     "require_layer_names",
 ]
@@ -70,6 +72,11 @@ def require_formats(formats: tuple[str, ...]) -> None:
     for name in formats:
         if name not in get_args(VectorFormat):
             raise SettingsError(f"format {name!r} is not known; use some of {', '.join(get_args(VectorFormat))}")
+
+
+def in_lonlat(formats: Iterable[str]) -> bool:
+    """Whether some of these vector formats hold longitudes and latitudes, and not the scene's coordinates."""
+    return any(name in {"geojson", "geojsonl"} for name in formats)
 
 
 def _require_not_negative(name: str, value: float, unit: str) -> None:

@@ -13,6 +13,7 @@ import geoseg
 
 PACKAGE = Path(geoseg.__file__).parent
 FLOORS = {
+    "ahead": 1,
     "errors": 0,
     "settings": 0,
     "lattice": 0,

@@ -36,7 +36,7 @@ from geoseg.engine.watch import Watch
 from geoseg.engine.workflow import run
 from geoseg.errors import CatalogueError, ChangedError, GeosegError, InputError, OutputError, SceneError, WriteError
 from geoseg.remote import Place, RemotePath, Where, place_of
-from geoseg.settings import Execution, RunSettings
+from geoseg.settings import Execution, RunSettings, in_lonlat
 
 __all__ = ["CatalogueResult", "SceneOutcome", "run_catalogue"]
 
@@ -303,7 +303,7 @@ def _merge(
             scenes = [FinishedScene(name, _at_hand(result, work / name)) for name, result in results.items()]
             rows = work / "rows"
             rows.mkdir()
-            layers, summaries = merge_layers(scenes, rows)
+            layers, summaries = merge_layers(scenes, rows, lonlat=in_lonlat(formats))
         with watch.stage("export"):
             files = write_layers(directory, layers, formats)
         del layers

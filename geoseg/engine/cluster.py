@@ -48,8 +48,13 @@ _BEGIN_S = 30.0  # more, for one that begins on a busy machine
 _LONG_PATIENCE_S = 600.0  # of a cluster whose workers wait in a queue
 # A kernel keeps nothing in Dask's memory, so there is nothing to spill, and a paused worker would wait for ever.
 _WORKER_CONFIG = {f"distributed.worker.memory.{level}": False for level in ("target", "spill", "pause")}
-_LEASH = {"distributed.comm.timeouts.connect": "10s"}  # local workers look so long for a scheduler that was killed
-_SILENT = {"DASK_LOGGING__DISTRIBUTED": "error"}  # what happens to workers is told by the leading process
+_LOCAL_CONFIG = _WORKER_CONFIG | {
+    "distributed.comm.timeouts.connect": "10s",  # so long they look for a scheduler that was killed
+    # Looking at itself all the time takes Dask a twentieth of two cores.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "2s",
+}
 _TLS = ("ca_file", "cert", "key")
 _LOOPBACK = "127.0.0.1"
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -346,9 +351,13 @@ def _build(kind: _Kind, file: _File, options: dict[str, Any]) -> Any:
 @contextmanager
 def _local(workers: int, gpus: int) -> Iterator[Cluster]:
     """A scheduler in this process, and workers in their own."""
+    import dask
     from distributed import Client
 
-    with _local_cluster(workers, gpus) as cluster, Client(cluster, set_as_default=False) as client:
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_LOCAL_CONFIG))
+        cluster = stack.enter_context(_local_cluster(workers, gpus))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
         try:
             client.wait_for_workers(workers, timeout=_START_TIMEOUT_S)
         except TimeoutError:
@@ -401,14 +410,18 @@ def _local_cluster(workers: int, gpus: int) -> Any:
         )
     from distributed.deploy.subprocess import SubprocessWorker
 
+    # what happens to workers is told by the leading process
+    config = _LOCAL_CONFIG | {"logging.distributed": "error"}
+    environment = os.environ | {
+        f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": str(value) for name, value in config.items()
+    }
+
     class Worker(SubprocessWorker):
         async def _start(self) -> None:
             """As Dask does it, but away from the terminal: Ctrl-C is for the leading process, which ends the others."""
             what = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
             command = [sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", what]
-            self.process = await asyncio.create_subprocess_exec(
-                *command, start_new_session=True, env=os.environ | _SILENT
-            )
+            self.process = await asyncio.create_subprocess_exec(*command, start_new_session=True, env=environment)
 
     def worker(index: int) -> dict[str, Any]:
         holds_gpu = index < gpus
@@ -421,7 +434,6 @@ def _local_cluster(workers: int, gpus: int) -> Any:
             "memory_limit": memory,
             "resources": {"GPU": 1} if holds_gpu else {},
             "silence_logs": logging.CRITICAL,
-            "config": _WORKER_CONFIG | _LEASH,
             "env": {"CUDA_VISIBLE_DEVICES": devices[index] if holds_gpu else ""},
         }
         return {"cls": Worker, "options": {"worker_kwargs": options}}

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -277,6 +278,7 @@ class _Stage:
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._seconds: deque[float] = deque(maxlen=_TIMES_KEPT)  # of items
         self._done_items = 0
+        self._left = 0  # items, if their number is known
         self._slots = 0
         self._next_look = 0.0
         self._deserted_since: float | None = None
@@ -300,6 +302,7 @@ class _Stage:
     def _go_over(self, items: Iterable[Item], suspects: list[Item] | None) -> Outcomes[Item]:
         """The same; without a list for suspects, one after the other."""
         waiting, all_begun = iter(items), False
+        self._left = length_hint(items)
         died = widest = 0
         self._look_around()
         while True:
@@ -334,6 +337,7 @@ class _Stage:
         """Begins tasks until so many are under way; returns whether there may be more items."""
         for _ in range(most - len(self._under_way)):
             items = list(islice(waiting, size))
+            self._left -= len(items)
             if items:
                 self._begin(_Attempt(items, time.monotonic(), []))
             if len(items) < size:
@@ -341,11 +345,16 @@ class _Stage:
         return True
 
     def _size(self) -> int:
-        """How many items to a task: none takes long, and nobody waits for long for the last ones."""
+        """How many items to a task: none takes long, and nobody waits for long for the last ones.
+
+        A share of those that are left (C. D. Polychronopoulos and D. J. Kuck, *Guided Self-Scheduling*, 1987,
+        https://doi.org/10.1109/TC.1987.5009495), and no more than of those that are done, whose times are known.
+        """
         if not self._seconds:
             return 1
         enough = _TASK_S / max(statistics.median(self._seconds), _TASK_S / _MOST_ITEMS)
-        return max(1, int(min(enough, self._done_items / (_IN_FLIGHT_PER_SLOT * max(1, self._slots)))))
+        fewest = min(self._done_items, self._left) if self._left > 0 else self._done_items
+        return max(1, int(min(enough, fewest / (_IN_FLIGHT_PER_SLOT * max(1, self._slots)))))
 
     def _hopeless(self, killed: Any) -> ChunkError:
         return ChunkError(

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from geoseg.engine.admission import Terms
 from geoseg.engine.faults import attempt, reason_of
@@ -20,7 +20,17 @@ from geoseg.errors import ChunkError, InputError, ReadError, WriteError
 from geoseg.machine import count_cores, memory_bytes
 from geoseg.settings import Execution
 
-__all__ = ["FEEDERS", "Executor", "Outcomes", "ThreadExecutor", "complete", "fit", "open_executor", "peak_bytes"]
+__all__ = [
+    "FEEDERS",
+    "Drawn",
+    "Executor",
+    "Outcomes",
+    "ThreadExecutor",
+    "complete",
+    "fit",
+    "open_executor",
+    "peak_bytes",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +46,25 @@ _CHUNK = 2048
 _CHUNKS_PER_WORKER = 2
 _CLUSTER_WORKERS = 16  # a guess: how many a cluster has is known once it runs, and may change
 _KERNEL_BYTES = 3 * 1024**3
+
+
+class Drawn(Generic[Item]):
+    """Items of a known number, each made when it is drawn.
+
+    Args:
+        count: their number.
+        items: drawn once.
+    """
+
+    def __init__(self, count: int, items: Iterable[Item]) -> None:
+        self._count = count
+        self._items = items
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
 
 
 def fit(execution: Execution, height: int, width: int, *, core: int, gpus: int = 0) -> tuple[Execution, int]:
@@ -133,7 +162,7 @@ class Executor(Protocol):
             stage: the stage's name, for the dashboard and errors.
             kernel: a module-level function; it returns small metadata and writes arrays itself.
             job: what all items share; picklable, small.
-            items: picklable, small; may be a generator, drawn as work goes on.
+            items: picklable, small; drawn as work goes on. It is well if their number is known, see :class:`Drawn`.
             on_result: called once per item.
             on_failure: called in this thread for each item that fails for good, in place of an error in the end.
             waits: kernels wait for what a few of them use at once, such as networks; so more are begun.

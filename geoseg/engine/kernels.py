@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from affine import Affine
 from numpy.typing import NDArray
 
 from geoseg.codes import NODATA
 from geoseg.engine.store import Store
 from geoseg.errors import SceneError
-from geoseg.export.rows import make_rows, write_rows
+from geoseg.export.rows import make_rows, with_lonlat, write_rows
 from geoseg.lattice import Chunk, Window
+from geoseg.remote import Place
 from geoseg.rings import Arcs, Polygons
 from geoseg.scene import Scene
 from geoseg.settings import SimplifyMethod
@@ -233,6 +235,7 @@ class VectorJob:
         smooth: whether pixel stairs become slanted lines first.
         boundaries: code of each split class, to the code of its boundary.
         growth_px: how far cores grow into their boundary.
+        lonlat: whether rows are written with longitudes and latitudes.
     """
 
     source: MaskSource
@@ -243,6 +246,7 @@ class VectorJob:
     smooth: bool
     boundaries: tuple[tuple[int, int], ...]
     growth_px: int
+    lonlat: bool
 
     @property
     def scene_shape(self) -> tuple[int, int]:
@@ -267,6 +271,12 @@ class VectorJob:
     ) -> Rings:
         """Closes rings, see :func:`geoseg.stages.assemble.assemble`; unsimplified ones are GDAL's."""
         return assemble(arcs, darts, following, owner, keep_straight=bool(self.tolerance_px or self.smooth))
+
+    def write(self, name: str, polygons: Polygons) -> Place:
+        """Writes the rows of finished polygons to the store, see :func:`geoseg.export.rows.write_rows`."""
+        path = self.store.rows_path(name)
+        write_rows(path, polygons, self.ground, lonlat=self.lonlat)
+        return path
 
     def joiner(self) -> Joiner:
         """Joins what the chunks could not finish."""
@@ -299,8 +309,8 @@ class _Example:
         return StoredMask(store, array, None)
 
 
-def prepare() -> None:
-    """Loads the compiled loops of the stages, or compiles them, by way of a mask of a few pixels."""
+def prepare() -> pa.RecordBatch:
+    """Loads the compiled loops of the stages, or compiles them, by way of a mask of a few pixels; returns its rows."""
     mask = np.kron([[1, 2], [2, 1]], np.ones((4, 4))).astype(np.uint8)
     mask[1, 1] = 2
     window, shape = Window(0, 0, 8, 8), (8, 8)
@@ -317,10 +327,11 @@ def prepare() -> None:
         smooth=False,
         boundaries=(),
         growth_px=0,
+        lonlat=True,
     )
     border = merge_faces([find_faces(example.mask, None, window, shape)], shape).border(window)
     polygons, _ = vectorize_window(job, border)
-    make_rows(polygons, ground)
+    return with_lonlat(make_rows(polygons, ground), ground.crs)
 
 
 def check(job: VectorJob, chunk: Chunk) -> None:
@@ -411,6 +422,6 @@ def trace(job: VectorJob, item: TraceItem) -> int:
     """
     chunk, border = item
     polygons, fragment = vectorize_window(job, border)
-    write_rows(job.store.rows_path(chunk.key), polygons, job.ground)
+    job.write(chunk.key, polygons)
     job.store.write_fragment(chunk, fragment.to_arrays())  # the mark that the chunk is done, so it comes last
     return chunk.window.area

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from geoseg.engine.result import LayerSummary, Result
 from geoseg.errors import InputError, OutputError
-from geoseg.export.rows import Column, Layer, read_layer, row_schema, write_batch
+from geoseg.export.rows import Column, Layer, read_layer, row_schema, with_lonlat, write_batch
 from geoseg.rings import run_offsets
 from geoseg.scene import Scene
 from geoseg.stages.overlap import (
@@ -74,12 +74,15 @@ class FinishedScene:
     result: Result
 
 
-def merge_layers(scenes: Sequence[FinishedScene], work: Path) -> tuple[dict[str, Layer], dict[str, LayerSummary]]:
+def merge_layers(
+    scenes: Sequence[FinishedScene], work: Path, *, lonlat: bool
+) -> tuple[dict[str, Layer], dict[str, LayerSummary]]:
     """Merges the layers of scenes, which must have been written as GeoParquet, too.
 
     Args:
         scenes: at least one; in any order.
         work: an empty folder for rows; it must stay while the layers are in use.
+        lonlat: whether the rows of the merged layers hold longitudes and latitudes.
 
     Returns:
         Layers and what they hold, by class.
@@ -92,7 +95,8 @@ def merge_layers(scenes: Sequence[FinishedScene], work: Path) -> tuple[dict[str,
     ground = _Ground.of(scenes)
     layers: dict[str, Layer] = {}
     for name in dict.fromkeys(name for scene in scenes for name in scene.result.layers):
-        merge = _Merge(name, [layer for scene in ground.scenes if (layer := scene.layer(name)) is not None], ground)
+        found = [layer for scene in ground.scenes if (layer := scene.layer(name)) is not None]
+        merge = _Merge(name, found, ground, lonlat=lonlat)
         files = merge.write(work)
         layers[name] = read_layer(name, files, crs=ground.crs, more=_MORE)
     area_m2 = ground.area_m2()
@@ -276,11 +280,13 @@ class _Merge:
         name: of the class.
         layers: of the scenes that have it, by the scenes' names in order.
         ground: of all scenes.
+        lonlat: whether rows are written with longitudes and latitudes.
     """
 
     name: str
     layers: Sequence[_SceneLayer]
     ground: _Ground
+    lonlat: bool
     _cache: OrderedDict[int, _Content] = field(default_factory=OrderedDict)
     _left_out: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # rows by scene
 
@@ -511,7 +517,8 @@ class _Merge:
                 if isinstance(values, pa.Array)
                 else pa.array(values, type=_SCHEMA.field(name).type)
             )
-        write_batch(path, pa.record_batch(arrays, schema=_SCHEMA))
+        rows = pa.record_batch(arrays, schema=_SCHEMA)
+        write_batch(path, with_lonlat(rows, self.ground.crs) if self.lonlat else rows)
 
     def _hilbert(self, bounds: NDArray[np.float64]) -> NDArray[np.int64]:
         """Places of the centres of bounds on a curve over all scenes."""

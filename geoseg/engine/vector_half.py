@@ -11,24 +11,26 @@ the store.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, groupby
 from typing import TypeVar
 
+from geoseg.ahead import do_ahead
 from geoseg.codes import BACKGROUND, NODATA
 from geoseg.engine import kernels
-from geoseg.engine.executor import Executor
+from geoseg.engine.executor import Drawn, Executor
 from geoseg.engine.result import ChunkCount, LayerSummary
 from geoseg.engine.store import Store
 from geoseg.engine.watch import Watch
 from geoseg.errors import InputError
-from geoseg.export.rows import Layer, write_rows
+from geoseg.export.rows import Layer
 from geoseg.lattice import Chunk, Lattice
 from geoseg.remote import Place
+from geoseg.rings import Polygons
 from geoseg.scene import Scene
-from geoseg.settings import VectorSettings
+from geoseg.settings import VectorSettings, in_lonlat
 from geoseg.stages.instances import Merge, merge_faces
 from geoseg.stages.join import Fragment
 from geoseg.stages.polygons import Ground
@@ -68,20 +70,21 @@ class VectorHalf:
 
     def join(self) -> list[Place]:
         """Sweeps over the rows of chunks and finishes what they could not; returns the files of all rows."""
-        job, lattice, store = self.job, self.lattice, self.job.store
-        files = []
+        job, lattice = self.job, self.lattice
+        files = [job.store.rows_path(chunk.key) for chunk in lattice.chunks()]
         with self.watch.stage("join", lattice.window.area) as advance:
-            joiner = job.joiner()
-            for row, in_row in groupby(lattice.chunks(), key=lambda chunk: chunk.window.row_off):
-                chunks = list(in_row)
-                files += [store.rows_path(chunk.key) for chunk in chunks]
-                row_stop = chunks[0].window.row_stop
-                fragments = [Fragment.from_arrays(arrays) for arrays in store.read_fragments(chunks)]
-                polygons = joiner.add(fragments, row_stop, last=row_stop == lattice.height)
-                files.append(store.rows_path(f"join-{row}"))
-                write_rows(files[-1], polygons, job.ground)
-                advance(sum(chunk.window.area for chunk in chunks))
-        return files
+            return files + list(do_ahead(lambda piece: job.write(*piece), self._joined(advance)))
+
+    def _joined(self, advance: Callable[[int], None]) -> Iterator[tuple[str, Polygons]]:
+        """What each row of chunks finishes of the rows before, and a name for it."""
+        job, lattice = self.job, self.lattice
+        joiner = job.joiner()
+        for row, in_row in groupby(lattice.chunks(), key=lambda chunk: chunk.window.row_off):
+            chunks = list(in_row)
+            row_stop = chunks[0].window.row_stop
+            fragments = [Fragment.from_arrays(arrays) for arrays in job.store.read_fragments(chunks)]
+            yield f"join-{row}", joiner.add(fragments, row_stop, last=row_stop == lattice.height)
+            advance(sum(chunk.window.area for chunk in chunks))
 
     def summarise(self, layers: Mapping[str, Layer]) -> dict[str, LayerSummary]:
         """What the layers of one mask hold."""
@@ -119,6 +122,7 @@ def open_half(
         smooth=settings.smooth,
         boundaries=settings.boundaries,
         growth_px=settings.growth_px,
+        lonlat=in_lonlat(settings.formats),
     )
     return VectorHalf(job, lattice, settings, grid.gsd_m, watch)
 
@@ -176,12 +180,9 @@ def _sieve(cleaning: kernels.CleanJob, lattice: Lattice, executor: Executor) -> 
             break
         sieving = _rewriting(cleaning, f"sieved-{number}", lattice)
         done = {chunk: kernels.Changes(**arrays) for chunk, arrays in store.read_found(sieving.step, chunks).items()}
-        decisions = (
-            (chunk, decided.decision(chunk.window) if chunk.window in todo else None)
-            for chunk in chunks
-            if chunk not in done
-        )
-        executor.run("sieve", kernels.sieve, sieving, decisions, partial(_keep, done))
+        to_sieve = [chunk for chunk in chunks if chunk not in done]
+        decisions = ((chunk, decided.decision(chunk.window) if chunk.window in todo else None) for chunk in to_sieve)
+        executor.run("sieve", kernels.sieve, sieving, Drawn(len(to_sieve), decisions), partial(_keep, done))
         cleaning = replace(cleaning, source=sieving.cleaned)
         if not decided.waiting.size and not any(changes.waiting.size for changes in done.values()):
             break
@@ -235,7 +236,7 @@ def _trace(half: VectorHalf, merge: Merge, executor: Executor) -> None:
     traced = half.job.store.traced(chunks)
     todo = [chunk for chunk in chunks if chunk not in traced]
     with half.watch.stage("trace", _area(todo), ChunkCount(len(chunks), len(traced))) as advance:
-        items = ((chunk, merge.border(chunk.window)) for chunk in todo)
+        items = Drawn(len(todo), ((chunk, merge.border(chunk.window)) for chunk in todo))
         executor.run("trace", kernels.trace, half.job, items, lambda item, _: advance(item[0].window.area))
 
 

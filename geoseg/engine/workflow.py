@@ -221,9 +221,9 @@ def vectorize(
         _warn_of_compilation(progress)
         watch = Watch(progress)
         half = open_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
-        with _opened(execution, progress, gpus=0) as executor:
+        with _preparing_the_rest(), _opened(execution, progress, gpus=0) as executor:
             if not output.resumes:  # refuses what is no mask, before anything is written
-                executor.run("check", kernels.check, half.job, lattice.chunks(), lambda *_: None)
+                executor.run("check", kernels.check, half.job, list(lattice.chunks()), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
             executor.admit(_terms(output), output.logs)
             with keeping(output.path):
@@ -250,16 +250,16 @@ def vectorize(
 
 @contextmanager
 def _preparing_the_rest() -> Iterator[None]:
-    """Loads what comes after the prediction while that goes on, since both take their time."""
+    """Loads what comes later while something else goes on, since both take their time."""
 
     def prepare() -> None:
         from geoseg.engine import (
             kernels,
             vector_half,  # noqa: F401
         )
-        from geoseg.export import vectors  # noqa: F401
+        from geoseg.export import vectors
 
-        kernels.prepare()
+        vectors.prepare(kernels.prepare())
 
     preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()

@@ -1,12 +1,12 @@
-"""Geometries in longitude and latitude, as RFC 7946 has them.
+"""Polygons in longitude and latitude, as RFC 7946 has them.
 
 Nearly all polygons of a layer take a quick way, in whole multiples of the last decimal and without GEOS
-(:func:`round_polygons`); the rest, and whatever else a layer may hold, goes through :func:`to_lonlat`. Where both apply
-they give the same coordinates.
+(:func:`round_polygons`); the rest goes through :func:`to_lonlat`. Where both apply they give the same coordinates.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any
@@ -14,14 +14,18 @@ from typing import Any
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyproj
 import shapely
 from numpy.typing import ArrayLike, NDArray
 from pyproj.exceptions import ProjError
 
 from geoseg.errors import OutputError
+from geoseg.export.twkb import Parts, pack
+from geoseg.export.validity import keep_valid
+from geoseg.rings import run_offsets, take_ragged
 
-__all__ = ["DECIMALS", "round_polygons", "to_lonlat"]
+__all__ = ["DECIMALS", "pack_lonlat", "round_polygons", "to_lonlat"]
 
 Integers = NDArray[np.int64]
 
@@ -30,9 +34,56 @@ DECIMALS = 7
 # A straight edge of the scene's CRS is no straight line in longitude and latitude. Half a kilometre strays by
 # less than 10 mm up to 60 degrees of latitude (sagitta L^2 tan(lat) / 8R), which is what the decimals keep.
 _MAX_EDGE_M = 500.0
-# Above so many vertices, looking at all pairs of edges takes longer than GEOS.
-_MOST_VERTICES = 1024
-_WIDEST = 20_000_000  # 2 degrees: sums of so many products of differences stay within 64 bits
+_BATCH_BYTES = 1 << 22  # of polygons that are carried at a time
+_EMPTY = pa.array([], pa.large_binary())
+
+
+def pack_lonlat(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> pa.LargeBinaryArray:
+    """Carry polygons to WGS 84 as of :func:`to_lonlat`.
+
+    Args:
+        wkb: (n,) large_binary, little endian, exterior rings counter-clockwise, none null.
+        crs: of the polygons.
+
+    Returns:
+        (n,) large_binary, see :mod:`geoseg.export.twkb`; what the rounding wipes out has no bytes.
+
+    Raises:
+        OutputError: coordinates outside of what the CRS can map to the globe.
+    """
+    ends = np.cumsum(pc.binary_length(wkb).to_numpy())
+    batches = itertools.pairwise(run_offsets((ends - 1) // _BATCH_BYTES))
+    return pa.concat_arrays([_EMPTY, *(_pack_batch(wkb[begin:end], crs) for begin, end in batches)])
+
+
+def _pack_batch(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> pa.LargeBinaryArray:
+    units, ring_offsets, polygon_offsets, sure = round_polygons(wkb, crs)
+    packed = pack(_chosen(units, ring_offsets, polygon_offsets, sure), DECIMALS)
+    if sure.all():
+        return packed
+    others = to_lonlat(shapely.from_wkb(wkb.filter(pa.array(~sure)).to_numpy(zero_copy_only=False)), crs)
+    return pc.replace_with_mask(packed, pa.array(~sure), pack(_parts_of(others), DECIMALS))
+
+
+def _chosen(units: Integers, ring_offsets: Integers, polygon_offsets: Integers, chosen: NDArray[np.bool_]) -> Parts:
+    """Polygons of one part each; those that are not chosen have none."""
+    rings, part_offsets = take_ragged(polygon_offsets, np.flatnonzero(chosen))
+    vertices, offsets = take_ragged(ring_offsets, rings)
+    return Parts(units[vertices], offsets, part_offsets, np.concatenate([[0], np.cumsum(chosen)]))
+
+
+def _parts_of(geometries: NDArray[np.object_]) -> Parts:
+    """Rounded geometries in whole units of the last decimal."""
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    offsets = np.searchsorted(owner, np.arange(len(geometries) + 1))
+    rings, of_part = shapely.get_rings(parts, return_index=True)
+    coordinates, of_ring = shapely.get_coordinates(rings, return_index=True)
+    return Parts(
+        units=np.rint(coordinates * 10.0**DECIMALS).astype(np.int64),
+        ring_offsets=np.searchsorted(of_ring, np.arange(len(rings) + 1)),
+        part_offsets=np.searchsorted(of_part, np.arange(len(parts) + 1)),
+        offsets=offsets,
+    )
 
 
 def to_lonlat(geometries: ArrayLike, crs: Any) -> NDArray[np.object_]:
@@ -130,36 +181,31 @@ def _densify(shapes: NDArray[np.object_], max_edge: float) -> NDArray[np.object_
 
 
 def _split(shape: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
-    """Cut one geometry in longitude and latitude at the antimeridian; all of it comes to lie in -180 ... 180.
+    """Cut one polygon in longitude and latitude at the antimeridian; all of it comes to lie in -180 ... 180.
 
-    Each ring is laid out without jumps, cut into strips of 360 degrees and moved back; then holes are taken
-    off.
+    Each ring is laid out without jumps, cut into strips of 360 degrees and moved back; then holes are taken off.
 
     Args:
-        shape: polygons or lines.
+        shape: it may have several parts.
         jumps: whether a step of more than 180 degrees means that the antimeridian was crossed.
     """
     parts: list[shapely.Geometry] = []
     for part in shapely.get_parts(shape):
-        if shapely.get_type_id(part) != shapely.GeometryType.POLYGON:
-            parts.append(_unroll(part, jumps=jumps))
-            continue
         shell, *holes = (_unroll(ring, jumps=jumps) for ring in shapely.get_rings(part))
         parts.append(shapely.difference(shell, shapely.union_all(holes)))
     return shapely.union_all(parts)
 
 
-def _unroll(line: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
-    """Bring a line, or what a ring encloses, between -180 and 180. A ring around a pole is closed at the pole."""
-    lon, lat = shapely.get_coordinates(line).T
-    ring = shapely.get_type_id(line) == shapely.GeometryType.LINEARRING
+def _unroll(ring: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
+    """Bring what a ring encloses between -180 and 180. One around a pole is closed at the pole."""
+    lon, lat = shapely.get_coordinates(ring).T
     if jumps:
         lon = np.unwrap(lon, period=360)
-        if ring and abs(lon[-1] - lon[0]) > 180:
+        if abs(lon[-1] - lon[0]) > 180:
             pole = math.copysign(90, lat.mean())
             lon = np.concatenate([lon, [lon[-1], lon[0]]])
             lat = np.concatenate([lat, [pole, pole]])
-    laid_out = (shapely.polygons if ring else shapely.linestrings)(np.column_stack([lon, lat]))
+    laid_out = shapely.polygons(np.column_stack([lon, lat]))
     pieces: list[shapely.Geometry] = []
     for strip in range(math.floor((lon.min() + 180) / 360), math.ceil((lon.max() + 180) / 360)):
         turn = 360.0 * strip
@@ -169,15 +215,14 @@ def _unroll(line: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
     return shapely.union_all(pieces)
 
 
-def round_polygons(wkb: pa.Array, crs: pyproj.CRS) -> tuple[Integers, Integers, Integers, NDArray[np.bool_]]:
+def round_polygons(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> tuple[Integers, Integers, Integers, NDArray[np.bool_]]:
     """Carry plain polygons to WGS 84 and round them, as far as this is sure to leave them valid.
 
-    Sure are polygons whose rounded edges do not touch but where they follow one another, whose rings keep their turn,
-    and whose holes still lie in the shell and in no other hole; all of that is tested in integers. Polygons that touch
-    themselves, have very many vertices or edges that must be bent, or lie across the antimeridian are not.
+    Sure are polygons that are valid once they are rounded, see :func:`geoseg.export.validity.keep_valid`, unless they
+    have edges that must be bent, or lie across the antimeridian.
 
     Args:
-        wkb: (n,) binary, little endian, exterior rings counter-clockwise; of any type, or null.
+        wkb: (n,) large_binary, little endian, exterior rings counter-clockwise; of any type, or null.
         crs: of the geometries.
 
     Returns:
@@ -188,7 +233,7 @@ def round_polygons(wkb: pa.Array, crs: pyproj.CRS) -> tuple[Integers, Integers, 
         OutputError: coordinates outside of what the CRS can map to the globe.
     """
     data = np.frombuffer(wkb.buffers()[2] or b"", np.uint8)
-    starts = np.frombuffer(wkb.buffers()[1], np.int32)[wkb.offset : wkb.offset + len(wkb) + 1]
+    starts = np.frombuffer(wkb.buffers()[1], np.int64)[wkb.offset : wkb.offset + len(wkb) + 1]
     sizes, sure = _count(data, starts)
     polygon_offsets, vertex_offsets = (np.concatenate([[0], np.cumsum(part)]) for part in sizes)
     ring_offsets = np.zeros(polygon_offsets[-1] + 1, np.int64)
@@ -203,7 +248,7 @@ def round_polygons(wkb: pa.Array, crs: pyproj.CRS) -> tuple[Integers, Integers, 
     sure &= ~_crossing(lonlat[:, 0], owner, len(wkb), jumps=not crs.is_geographic)
     units = np.rint(lonlat * 10.0**DECIMALS).astype(np.int64)
     ring_offsets = _drop_repeated(units, ring_offsets)
-    _test(units, ring_offsets, polygon_offsets, sure)
+    keep_valid(units, ring_offsets, polygon_offsets, sure)
     return units, ring_offsets, polygon_offsets, sure
 
 
@@ -213,7 +258,7 @@ def _uint32(data: NDArray[np.uint8], at: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(data: NDArray[np.uint8], starts: NDArray[np.int32]) -> tuple[Integers, NDArray[np.bool_]]:
+def _count(data: NDArray[np.uint8], starts: Integers) -> tuple[Integers, NDArray[np.bool_]]:
     """Rings and vertices (2, n) of each geometry that is a polygon, 0 of others, and whether it is one."""
     n = starts.size - 1
     sizes, plain = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
@@ -235,7 +280,7 @@ def _count(data: NDArray[np.uint8], starts: NDArray[np.int32]) -> tuple[Integers
 @numba.njit(cache=True, nogil=True)
 def _read(
     data: NDArray[np.uint8],
-    starts: NDArray[np.int32],
+    starts: Integers,
     plain: NDArray[np.bool_],
     ring_offsets: Integers,
     xy: NDArray[np.uint8],
@@ -281,92 +326,3 @@ def _drop_repeated(units: Integers, ring_offsets: Integers) -> Integers:
                 to += 1
         offsets[ring + 1] = to
     return offsets
-
-
-@numba.njit(cache=True, nogil=True)
-def _test(units: Integers, ring_offsets: Integers, polygon_offsets: Integers, sure: NDArray[np.bool_]) -> None:
-    """Take back `sure` from polygons that may not be valid."""
-    for polygon in range(sure.size):
-        if not sure[polygon]:
-            continue
-        shell, end = polygon_offsets[polygon], polygon_offsets[polygon + 1]
-        first, last = ring_offsets[shell], ring_offsets[end]
-        holds = last - first <= _MOST_VERTICES
-        for ring in range(shell, end):
-            holds = holds and _ring_holds(
-                units[ring_offsets[ring] : ring_offsets[ring + 1]], units[first], ring == shell
-            )
-        holds = holds and _edges_keep_apart(units, ring_offsets, shell, end)
-        for ring in range(shell + 1, end):
-            holds = holds and _lies_in_odd(units, ring_offsets, shell, end, ring)
-        sure[polygon] = holds
-
-
-@numba.njit(cache=True, nogil=True)
-def _ring_holds(ring: Integers, origin: Integers, is_shell: bool) -> bool:  # noqa: FBT001 - numba's kernels take no keywords
-    """Whether a ring is not small, not wide enough to overflow, turns the right way, and never back on its own edge."""
-    count = len(ring) - 1
-    if count < 3:
-        return False
-    doubled = 0
-    for vertex in range(count):
-        ax, ay = ring[vertex, 0] - origin[0], ring[vertex, 1] - origin[1]
-        bx, by = ring[vertex + 1, 0] - ring[vertex, 0], ring[vertex + 1, 1] - ring[vertex, 1]
-        after = vertex + 2 if vertex + 2 <= count else 1
-        cx, cy = ring[after, 0] - ring[vertex + 1, 0], ring[after, 1] - ring[vertex + 1, 1]
-        if abs(ax) > _WIDEST or abs(ay) > _WIDEST or (bx * cy == by * cx and bx * cx + by * cy <= 0):
-            return False
-        doubled += ax * by - ay * bx
-    return doubled > 0 if is_shell else doubled < 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _edges_keep_apart(units: Integers, ring_offsets: Integers, shell: int, end: int) -> bool:
-    """Whether no two edges of a polygon touch, but those that follow one another."""
-    for ring in range(shell, end):
-        first, last = ring_offsets[ring], ring_offsets[ring + 1] - 1
-        for edge in range(first, last):
-            ax, ay, bx, by = units[edge, 0], units[edge, 1], units[edge + 1, 0], units[edge + 1, 1]
-            west, east, south, north = min(ax, bx), max(ax, bx), min(ay, by), max(ay, by)
-            for other_ring in range(ring, end):
-                begin = edge + 2 if other_ring == ring else ring_offsets[other_ring]
-                stop = ring_offsets[other_ring + 1] - 1
-                if other_ring == ring and edge == first:
-                    stop -= 1  # the ring's last edge ends where its first one begins
-                for other in range(begin, stop):
-                    cx, cy, dx, dy = units[other, 0], units[other, 1], units[other + 1, 0], units[other + 1, 1]
-                    if (
-                        (cx < west and dx < west)
-                        or (cx > east and dx > east)
-                        or (cy < south and dy < south)
-                        or (cy > north and dy > north)
-                    ):
-                        continue
-                    # with boxes that meet, edges touch unless one lies on one side of the other's line
-                    c, d = _side(ax, ay, bx, by, cx, cy), _side(ax, ay, bx, by, dx, dy)
-                    a, b = _side(cx, cy, dx, dy, ax, ay), _side(cx, cy, dx, dy, bx, by)
-                    if not ((c > 0 and d > 0) or (c < 0 and d < 0) or (a > 0 and b > 0) or (a < 0 and b < 0)):
-                        return False
-    return True
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _side(ax: int, ay: int, bx: int, by: int, px: int, py: int) -> int:
-    """Positive where p lies on the left of the line from a to b."""
-    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
-
-
-@numba.njit(cache=True, nogil=True)
-def _lies_in_odd(units: Integers, ring_offsets: Integers, shell: int, end: int, hole: int) -> bool:
-    """Whether a hole's first vertex lies in an odd number of the other rings: in the shell, and in no hole."""
-    px, py = units[ring_offsets[hole]]
-    inside = False
-    for ring in range(shell, end):
-        if ring == hole:
-            continue
-        for vertex in range(ring_offsets[ring], ring_offsets[ring + 1] - 1):
-            ax, ay, bx, by = units[vertex, 0], units[vertex, 1], units[vertex + 1, 0], units[vertex + 1, 1]
-            if (ay > py) != (by > py):
-                side = _side(ax, ay, bx, by, px, py)
-                inside ^= side > 0 if by > ay else side < 0
-    return inside

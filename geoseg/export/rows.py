@@ -1,14 +1,14 @@
 """Rows: the features of a scene as Arrow files, one per chunk, and the layers that are read from them.
 
-Workers write what they finish with :func:`write_rows`; the driver reads layers with :func:`read_layers`, in one order
-for any way of cutting the scene, and the writers in `geoseg.export.vectors` go through them batch by batch. A layer
-holds sixteen bytes per feature in memory, never the features.
+Workers write what they finish with :func:`write_rows`, with all that takes long to know of it; the driver reads layers
+with :func:`read_layers`, in one order for any way of cutting the scene, and the writers in `geoseg.export.vectors` go
+through them batch by batch. A layer holds sixteen bytes per feature in memory, never the features.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
+from geoseg.export.lonlat import pack_lonlat
 from geoseg.remote import Place
 from geoseg.rings import Polygons
 from geoseg.stages.polygons import Ground, ground_bounds, hilbert_keys, to_wkb
@@ -38,6 +39,7 @@ __all__ = [
     "read_layers",
     "row_schema",
     "to_utc",
+    "with_lonlat",
     "write_batch",
     "write_rows",
 ]
@@ -80,26 +82,30 @@ _ROW_SCHEMA: Final = pa.schema(
         ("bbox", _BBOX),
     ]
 )
+_LONLAT: Final = pa.field("lonlat", pa.large_binary())
 
 
 def attributes(schema: pa.Schema) -> list[str]:
     """The columns of a layer without those that say where its features are."""
-    return [name for name in schema.names if name not in ("geometry", "bbox")]
+    return [name for name in schema.names if name not in ("geometry", "bbox", "lonlat")]
 
 
-def write_rows(path: Place, polygons: Polygons, ground: Ground) -> None:
+def write_rows(path: Place, polygons: Polygons, ground: Ground, *, lonlat: bool) -> None:
     """Measure polygons and write them as one Arrow file, whole or not at all.
 
     Args:
         path: the file to be, ``.arrow``; its folder must exist.
         polygons: finished instances of the scene; each in one file only.
         ground: of the scene.
+        lonlat: whether a format asks for longitudes and latitudes, see :func:`with_lonlat`.
 
     Raises:
         InputError: the CRS does not reach the polygons.
+        OutputError: nor does WGS 84.
         OSError: the file cannot be written.
     """
-    write_batch(path, make_rows(polygons, ground))
+    rows = make_rows(polygons, ground)
+    write_batch(path, with_lonlat(rows, ground.crs) if lonlat else rows)
 
 
 def make_rows(polygons: Polygons, ground: Ground) -> pa.RecordBatch:
@@ -130,6 +136,11 @@ def make_rows(polygons: Polygons, ground: Ground) -> pa.RecordBatch:
     return pa.record_batch(arrays, schema=_ROW_SCHEMA)
 
 
+def with_lonlat(rows: pa.RecordBatch, crs: pyproj.CRS) -> pa.RecordBatch:
+    """Add geometries in longitude and latitude, see :func:`geoseg.export.lonlat.pack_lonlat`."""
+    return rows.append_column(_LONLAT, pack_lonlat(rows["geometry"], crs))
+
+
 def row_schema(more: Mapping[str, Column]) -> pa.Schema:
     """The columns of row files in which `class`, `datetime`, `model` and further columns differ from row to row."""
     named = {name: column for name, column in LAYER_SCHEMA.items() if name not in _ROW_SCHEMA.names} | dict(more)
@@ -153,6 +164,8 @@ class Layer:
         geometry_types: of its features, sorted, in GeoParquet's words.
         bounds: xmin, ymin, xmax, ymax of all geometries; None without features.
         area_m2: of all features, to 0.001.
+        sizes: of each geometry, bytes.
+        read: gives some columns of the features from one number up to another.
     """
 
     name: str
@@ -161,24 +174,27 @@ class Layer:
     geometry_types: tuple[str, ...]
     bounds: tuple[float, float, float, float] | None
     area_m2: float
-    _sizes: NDArray[np.int64]  # bytes of each geometry
-    _read: Callable[[int, int], pa.RecordBatch]
+    sizes: NDArray[np.int64]
+    read: Callable[[int, int, Sequence[str]], pa.RecordBatch]
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self.sizes)
 
-    def batches(self, size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """All features in order, at most `size` rows and, but for a larger one, 16 MiB of geometries at a time.
+    def batches(self, columns: Sequence[str] | None = None, size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """All features in order, some at a time; may be called again.
 
-        May be called again.
+        Args:
+            columns: some of the schema's, which are all given by default; and ``lonlat``, if the rows hold it.
+            size: rows of a batch at most; it has fewer when 16 MiB of geometries have come together.
         """
-        ends = np.cumsum(self._sizes)
+        names = self.schema.names if columns is None else columns
+        ends = np.cumsum(self.sizes)
         start = 0
         while start < len(self):
             before = ends[start - 1] if start else 0
             full = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
             stop = min(start + size, max(full, start + 1))
-            yield self._read(start, stop)
+            yield self.read(start, stop, names)
             start = stop
 
 
@@ -299,11 +315,12 @@ def _layer_of(
     else:
         file, row, sizes, extent = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), None
 
-    def read(start: int, stop: int) -> pa.RecordBatch:
+    def read(start: int, stop: int, names: Sequence[str]) -> pa.RecordBatch:
+        own = [name for name in names if name not in constants]
         files, rows = file[start:stop], row[start:stop]
         by_file = np.argsort(files, kind="stable")
         parts = [
-            opened(int(files[part[0]])).take(pa.array(rows[part]))
+            opened(int(files[part[0]])).select(own).take(pa.array(rows[part]))
             for part in np.split(by_file, np.flatnonzero(np.diff(files[by_file])) + 1)
         ]
         together = parts[0]
@@ -311,11 +328,12 @@ def _layer_of(
             back = np.empty_like(by_file)
             back[by_file] = np.arange(by_file.size)
             together = pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(back))
-        columns = {column: together[column] for column in (*types, "bbox") if column not in constants}
-        columns["geometry"] = together["geometry"].cast(pa.binary())
-        for column, value in constants.items():
-            columns[column] = pa.repeat(pa.scalar(value, type=LAYER_SCHEMA[column].type), stop - start)
-        return pa.record_batch([columns[column] for column in schema.names], schema=schema)
+        columns = {column: together[column] for column in own}
+        if "geometry" in columns:
+            columns["geometry"] = columns["geometry"].cast(pa.binary())
+        for column in constants.keys() & names:
+            columns[column] = pa.repeat(pa.scalar(constants[column], type=types[column]), stop - start)
+        return pa.record_batch({column: columns[column] for column in names})
 
     return Layer(
         name=name,
@@ -324,8 +342,8 @@ def _layer_of(
         geometry_types=("Polygon",) if len(sizes) else (),
         bounds=extent,
         area_m2=sum(part.area_mm2 for part in keys) / 1000,
-        _sizes=sizes,
-        _read=read,
+        sizes=sizes,
+        read=read,
     )
 
 

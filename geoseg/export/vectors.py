@@ -7,10 +7,10 @@ not at all, and the same bytes for the same layer (a GeoPackage holds the same c
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,16 +20,19 @@ import pyogrio
 import pyproj
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
+from geoseg.ahead import do_ahead
 from geoseg.atomic import staged
 from geoseg.errors import OutputError
 from geoseg.export.geojson import features_text, json_text
 from geoseg.export.rows import BATCH_ROWS, Layer, attributes
+from geoseg.machine import count_cores
 from geoseg.remote import Place, Where, place_of
 from geoseg.settings import require_formats
 
 __all__ = [
     "FORMATS",
     "Format",
+    "prepare",
     "write_flatgeobuf",
     "write_geojson",
     "write_geojsonseq",
@@ -38,12 +41,12 @@ __all__ = [
     "write_layers",
 ]
 
-_THREADS = min(os.cpu_count() or 1, 4)
+_AT_ONCE = 4  # files
 _TEXT_ROWS = 4096  # a thread has several copies of its batch in memory
 
 
 def write_geojson(path: Where, layer: Layer) -> None:
-    """Write a layer as GeoJSON (RFC 7946): longitude and latitude, see `to_lonlat`.
+    """Write a layer as GeoJSON (RFC 7946): longitude and latitude, which its rows must hold.
 
     Every feature has its id twice, as the feature's `id` and as a property, because many readers show only
     the properties. The collection has one further member, `name`, the file's name without its suffix. The
@@ -71,31 +74,20 @@ def write_geojsonseq(path: Where, layer: Layer) -> None:
 
 def _write_features(path: Place, layer: Layer, before: str, between: str, after: str) -> None:
     """Write the text of features one after the other."""
-    crs = _crs(layer, path)
+    _crs(layer, path)
     with staged(path) as inside:
         try:
             with inside.open("wb") as file:
                 file.write(before.encode())
                 gap = b""
-                for text in _ahead(lambda batch: features_text(batch, crs, between), layer.batches(_TEXT_ROWS)):
+                batches = layer.batches([*attributes(layer.schema), "lonlat"], _TEXT_ROWS)
+                for text in do_ahead(lambda batch: features_text(batch, between), batches):
                     file.write(gap)
-                    file.write(text)
+                    file.write(text.data)
                     gap = between.encode()
                 file.write(after.encode())
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _ahead(work: Callable[[pa.RecordBatch], pa.Buffer], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Buffer]:
-    """Do the work on some batches at once; yield what came out in their order."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        under_way: deque[Future[pa.Buffer]] = deque()
-        for batch in batches:
-            under_way.append(pool.submit(work, batch))
-            if len(under_way) > _THREADS:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def write_flatgeobuf(path: Where, layer: Layer) -> None:
@@ -130,7 +122,7 @@ def _write_with_gdal(path: Place, layers: Mapping[str, Layer], *, driver: str) -
     with staged(path) as inside:
         for name, layer in layers.items():
             schema = layer.schema.remove(layer.schema.get_field_index("bbox"))
-            batches = (batch.select(schema.names) for batch in layer.batches())
+            batches = layer.batches(schema.names)
             kinds = layer.geometry_types or ("Polygon",)
             epsg = places[name].to_epsg()
             try:
@@ -227,6 +219,11 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
+def prepare(rows: pa.RecordBatch) -> None:
+    """Loads the compiled loops of writers, or compiles them, by way of some rows with ``lonlat``."""
+    features_text(rows, ",")
+
+
 def write_layers(directory: Place, layers: Mapping[str, Layer], formats: Sequence[str]) -> list[Place]:
     """Write layers in some formats: `<layer>.<suffix>` each, `layers.gpkg` for all together.
 
@@ -243,12 +240,32 @@ def write_layers(directory: Place, layers: Mapping[str, Layer], formats: Sequenc
         OutputError: a file that cannot be written.
     """
     require_formats(tuple(formats))
-    written = []
+    stops = threading.Event()
+    layers = {name: _until(stops, layer) for name, layer in layers.items()}
+    files: dict[Place, tuple[Callable[..., None], Layer | Mapping[str, Layer]]] = {}
     for name in dict.fromkeys(formats):
         suffix, write, combined = FORMATS[name]
         todo = layers if not combined else {"layers": layers} if layers else {}
-        for stem, content in todo.items():
-            path = directory / f"{stem}{suffix}"
-            write(path, content)
-            written.append(path)
-    return written
+        files |= {directory / f"{stem}{suffix}": (write, content) for stem, content in todo.items()}
+    with ThreadPoolExecutor(min(count_cores(), _AT_ONCE)) as pool:
+        writing = [pool.submit(write, path, content) for path, (write, content) in files.items()]
+        try:
+            done, _ = wait(writing, return_when=FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+        except BaseException:
+            stops.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return list(files)
+
+
+def _until(stops: threading.Event, layer: Layer) -> Layer:
+    """A layer that is read no further once the event is set, so that nobody waits for files that are not wanted."""
+
+    def read(start: int, stop: int, columns: Sequence[str]) -> pa.RecordBatch:
+        if stops.is_set():
+            raise OutputError(f"layer {layer.name} is not written to its end, since something else failed")
+        return layer.read(start, stop, columns)
+
+    return replace(layer, read=read)

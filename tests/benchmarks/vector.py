@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,7 @@ from geoseg.stages.instances import Merge
 from geoseg.stages.join import Joiner
 from geoseg.stages.polygons import Ground
 
+GEOJSON = "write GeoJSON"
 # what is timed on its own: (where it is looked up, its name, the line of the table)
 TIMED = (
     (kernels.SceneMask, "read", "read"),
@@ -70,11 +72,11 @@ TIMED = (
     (rows, "ground_bounds", "to WKB"),
     (rows, "hilbert_keys", "to WKB"),
     (kernels, "write_rows", "write rows"),
-    (vector_half, "write_rows", "write rows"),
     (rows, "read_layers", "write GeoParquet"),
+    (rows, "pack_lonlat", GEOJSON),
+    (vectors, "features_text", GEOJSON),
 )
 GEOMETRY = ("label", "merge", "trace", "share out", "assemble", "fragments", "join")
-GEOJSON = "write GeoJSON"
 EXACT = "every vertex"
 SETTINGS: dict[str, dict[str, float]] = {
     EXACT: {"min_area_m2": 0, "simplify_m": 0},
@@ -109,23 +111,26 @@ print(time.process_time() - start)
 
 
 class Ledger:
-    """Processor seconds by line; what is timed inside something else is taken off there."""
+    """Processor seconds of threads by line; what is timed inside something else is taken off there."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._inner: list[float] = []
+        self._of_thread = threading.local()
+        self._adding = threading.Lock()
 
     @contextmanager
     def entry(self, line: str) -> Iterator[None]:
-        self._inner.append(0.0)
-        start = time.process_time()
+        inner = self._of_thread.__dict__.setdefault("inner", [])
+        inner.append(0.0)
+        start = time.thread_time()
         try:
             yield
         finally:
-            spent = time.process_time() - start
-            self.seconds[line] = self.seconds.get(line, 0.0) + spent - self._inner.pop()
-            if self._inner:
-                self._inner[-1] += spent
+            spent = time.thread_time() - start
+            with self._adding:
+                self.seconds[line] = self.seconds.get(line, 0.0) + spent - inner.pop()
+            if inner:
+                inner[-1] += spent
 
     def timed(self, function: Callable, line: str) -> Callable:
         def call(*args, **kwargs):

@@ -98,13 +98,6 @@ def test_polygons_around_a_pole_are_closed_at_the_pole(crs, pole):
     assert geodesic_area(annulus) == pytest.approx(shapes[2].area * scale, rel=1e-4)
 
 
-def test_lines_are_split_too():
-    line = shapely.LineString([(179.5, 0), (180.5, 1)])
-    parts = to_lonlat([line], "EPSG:4326")[0]
-    assert parts.bounds == (-180, 0, 180, 1)
-    assert parts.length == pytest.approx(line.length)
-
-
 def test_coordinates_off_the_globe_are_an_error():
     with pytest.raises(OutputError, match="lie nowhere on the globe; check the CRS"):
         to_lonlat([shapely.box(1e9, 1e9, 1e9 + 1, 1e9 + 1)], UTM32)
@@ -116,7 +109,7 @@ def test_coordinates_off_the_globe_are_an_error():
 def quickly(shapes, crs=UTM32, *, orient=True):
     """Rounded polygons, and None for those that the quick way is not sure of."""
     shapes = np.asarray(shapes, object)
-    wkb = pa.array(shapely.to_wkb(shapely.orient_polygons(shapes) if orient else shapes), pa.binary())
+    wkb = pa.array(shapely.to_wkb(shapely.orient_polygons(shapes) if orient else shapes), pa.large_binary())
     units, ring_offsets, polygon_offsets, sure = round_polygons(wkb, pyproj.CRS.from_user_input(crs))
     rings = [units[start:stop] / 1e7 for start, stop in itertools.pairwise(ring_offsets)]
     polygons = [rings[start:stop] for start, stop in itertools.pairwise(polygon_offsets)]
@@ -140,8 +133,7 @@ def test_the_quick_way_gives_what_the_slow_one_does(seed, gsd_m, fill, thin):
     for place in sure:
         assert shapely.is_valid(quick[place])
         assert quick[place].wkb == slow[place].wkb
-    plain = [shape for shape, part in zip(shapes, slow, strict=True) if part is not None and len(shape.interiors) == 0]
-    assert not plain or sure or gsd_m < 0.1
+    assert set(np.flatnonzero(shapely.is_valid(shapes))) <= set(sure) or gsd_m < 0.1
 
 
 def test_most_polygons_take_the_quick_way():
@@ -163,8 +155,14 @@ SHELL = [(0, 0), (9, 0), (9, 9), (0, 9)]
         shapely.Polygon([(0, 0), (9, 0), (4, 0)]),  # nothing but an edge
         shapely.Polygon([(0, 0), (9, 0), (9, 0.00000001)]),  # the same once rounded
         shapely.Polygon([(0, 0), (0.00000001, 0.00000001), (0, 0.00000001)]),  # a point once rounded
-        shapely.Polygon(SHELL, [[(0, 4), (5, 5), (5, 4)]]),  # a hole that touches the shell
-        shapely.Polygon(SHELL, [[(1, 1), (1, 2), (2, 2)], [(2, 2), (2, 3), (3, 3)]]),  # holes that touch
+        shapely.Polygon(SHELL, [[(0, 4), (5, 5), (5, 4)]]),  # a hole with a vertex on an edge of the shell
+        shapely.Polygon(SHELL, [[(0, 0), (9, 9), (9, 0)]]),  # a hole with an edge of the shell
+        shapely.Polygon(SHELL, [[(0, 0), (4, 5), (9, 9), (5, 4)]]),  # a hole that parts the inside
+        shapely.Polygon(  # three that do
+            SHELL, [[(2, 2), (3, 4), (5, 5)], [(5, 5), (5, 3), (7, 2)], [(7, 2), (4, 1), (2, 2)]]
+        ),
+        shapely.Polygon(SHELL, [[(1, 1), (5, 5), (6, 1)], [(6, 1), (2, 3), (5, 4)]]),  # holes that meet and cross
+        shapely.Polygon(SHELL, [[(9, 9), (12, 10), (10, 12)]]),  # a hole outside that touches
         shapely.Polygon(SHELL, [[(11, 1), (11, 2), (12, 2)]]),  # a hole outside
         shapely.Polygon(SHELL, [[(1, 1), (1, 8), (8, 8), (8, 1)], [(3, 3), (3, 4), (4, 4)]]),  # a hole in a hole
         shapely.Polygon(SHELL, [[(1, 1), (2, 2), (1, 2)][::1], [(4, 4), (5, 4), (5, 5)]]),  # holes that turn as shells
@@ -189,13 +187,42 @@ def test_the_quick_way_leaves_what_is_not_plain(shape):
     ]
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        shapely.Polygon(SHELL, [[(0, 0), (4, 5), (5, 4)]]),  # a hole that touches the shell
+        shapely.Polygon(SHELL, [[(0, 0), (4, 5), (5, 4)], [(9, 9), (5, 6), (6, 5)]]),  # two
+        shapely.Polygon(SHELL, [[(1, 1), (1, 2), (2, 2)], [(2, 2), (2, 3), (3, 3)]]),  # holes that touch
+        shapely.Polygon(  # three of them in one place
+            SHELL, [[(4, 4), (1, 4), (1, 5)], [(4, 4), (4, 1), (3, 1)], [(4, 4), (7, 4), (7, 3)]]
+        ),
+    ],
+)
+def test_the_quick_way_takes_rings_that_touch(shape):
+    oriented = shapely.orient_polygons(shapely.transform(shape, lambda xy: xy / 10))
+    assert shapely.is_valid(oriented)
+    [found] = quickly([oriented], "EPSG:4326")
+    assert found.wkb == oriented.wkb
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_valid_are_those_that_geos_finds_valid(data):
+    """Polygons of small numbers touch everywhere."""
+    places = st.tuples(st.integers(0, 6), st.integers(0, 6))
+    rings = data.draw(st.lists(st.lists(places, min_size=3, max_size=6, unique=True), min_size=1, max_size=4))
+    shape = shapely.Polygon(rings[0], rings[1:])
+    [found] = quickly([shapely.orient_polygons(shapely.transform(shape, lambda xy: xy / 10))], "EPSG:4326")
+    assert found is None or shapely.is_valid(shape)
+
+
 def test_the_quick_way_leaves_long_edges_and_many_vertices(monkeypatch):
     long = shapely.box(560_000, 5_500_000, 560_600, 5_500_010)
     round_ = shapely.Point(560_000, 5_500_000).buffer(100, quad_segs=20)
     assert [shape is None for shape in quickly([long, round_])] == [True, False]
     monkeypatch.setattr(lonlat, "_MAX_EDGE_M", 1e6)
     assert [shape is None for shape in quickly([long, round_])] == [False, False]
-    many = shapely.Point(560_000, 5_500_000).buffer(1000, quad_segs=300)
+    many = shapely.Point(560_000, 5_500_000).buffer(20_000, quad_segs=10_000)
     assert [shape is None for shape in quickly([many, round_])] == [True, False]
 
 
@@ -211,7 +238,7 @@ def test_the_quick_way_names_what_lies_off_the_globe():
 
 def test_a_slice_of_an_array_is_read_from_its_start():
     boxes = [shapely.box(n, 0, n + 0.5, 1) for n in range(5)]
-    wkb = pa.array(shapely.to_wkb(shapely.orient_polygons(boxes)), pa.binary())
+    wkb = pa.array(shapely.to_wkb(shapely.orient_polygons(boxes)), pa.large_binary())
     units, *_ = round_polygons(wkb.slice(2, 2), pyproj.CRS(4326))
     assert units.min(axis=0).tolist() == [20_000_000, 0]
     assert units.max(axis=0).tolist() == [35_000_000, 10_000_000]

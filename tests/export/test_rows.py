@@ -58,7 +58,7 @@ def write_parts(tmp_path, polygons, ground):
         folder = tmp_path / f"rows-{parts}-{seed}"
         folder.mkdir()
         for part in range(parts):
-            write_rows(folder / f"{part}.arrow", take(polygons, np.flatnonzero(owner == part)), ground)
+            write_rows(folder / f"{part}.arrow", take(polygons, np.flatnonzero(owner == part)), ground, lonlat=True)
         return random.permutation(sorted(folder.iterdir())).tolist()
 
     return write
@@ -180,7 +180,7 @@ def test_a_failure_leaves_no_file(tmp_path, polygons, ground):
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # as on a full disk
     try:
         with pytest.raises(OSError, match=r".+"):
-            write_rows(tmp_path / "0.arrow", polygons, ground)
+            write_rows(tmp_path / "0.arrow", polygons, ground, lonlat=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []

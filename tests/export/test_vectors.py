@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import sqlite3
+import threading
 from decimal import Decimal
 
 import geopandas as gpd
@@ -18,8 +19,10 @@ import shapely
 from affine import Affine
 from rasterio.features import shapes as gdal_shapes
 
+from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
-from geoseg.export import rows
+from geoseg.export import rows, vectors
+from geoseg.export.lonlat import pack_lonlat
 from geoseg.export.rows import LAYER_SCHEMA, Layer
 from geoseg.export.vectors import (
     FORMATS,
@@ -62,7 +65,7 @@ def frame_of(geometries, crs=UTM32, **columns):
 
 
 def layer_of(name, frame):
-    """A layer of a GeoDataFrame with an ``id`` column, any other columns and any two-dimensional geometries."""
+    """A layer of a GeoDataFrame with an ``id`` column, any other columns and any polygons."""
     if len(frame):
         along = frame.hilbert_distance(total_bounds=frame.total_bounds)
         frame = frame.iloc[np.lexsort((frame["id"].to_numpy(), along.to_numpy()))]
@@ -75,6 +78,10 @@ def layer_of(name, frame):
     corners = ("xmin", "ymin", "xmax", "ymax")
     arrays["bbox"] = pa.StructArray.from_arrays([pa.array(corner) for corner in bounds.T], names=corners)
     batch = pa.record_batch(arrays)
+    rows = batch
+    if frame.crs is not None:
+        wkb_column = batch["geometry"].cast(pa.large_binary())
+        rows = batch.append_column("lonlat", pack_lonlat(wkb_column, pyproj.CRS.from_user_input(frame.crs)))
     return Layer(
         name=name,
         crs=None if frame.crs is None else pyproj.CRS.from_user_input(frame.crs),
@@ -82,8 +89,8 @@ def layer_of(name, frame):
         geometry_types=tuple(sorted(set(gpd.array.GeometryArray(shapes).geom_type.tolist()))),
         bounds=tuple(shapely.total_bounds(shapes).tolist()) if len(frame) else None,
         area_m2=round(float(frame["area_m2"].sum()), 3) if "area_m2" in frame else 0.0,
-        _sizes=np.array([len(shape) for shape in wkb], np.int64),
-        _read=lambda start, stop: batch.slice(start, stop - start),
+        sizes=np.array([len(shape) for shape in wkb], np.int64),
+        read=lambda start, stop, columns: rows.select(columns).slice(start, stop - start),
     )
 
 
@@ -409,16 +416,13 @@ def test_the_same_layer_gives_the_same_bytes(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize(
-    "geometry",
-    [shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)]), shapely.LineString([(0, 0), (5, 5)])],
-)
-def test_other_geometries_and_columns_are_written_too(tmp_path, name, geometry):
-    frame = frame_of([geometry], crs="EPSG:4326", length_m=7.5)
+def test_several_parts_and_other_columns_are_written_too(tmp_path, name):
+    parts = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)])
+    frame = frame_of([parts], crs="EPSG:4326", length_m=7.5)
     (path,) = write_layers(tmp_path, {"road": layer_of("road", frame)}, [name])
     back = gpd.read_parquet(path) if name == "parquet" else gpd.read_file(path)
     assert back["length_m"].tolist() == [7.5]
-    assert shapely.equals(back.geometry[0], geometry)
+    assert shapely.equals(back.geometry[0], parts)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -454,6 +458,30 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, name):
 def test_a_layer_without_crs_is_refused(tmp_path, name):
     with pytest.raises(OutputError, match="the layer has no CRS"):
         write_layers(tmp_path, {"road": layer([], crs=None)}, [name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_ends_the_writing_of_other_files(tmp_path, monkeypatch):
+    begun, failed = threading.Event(), threading.Event()
+
+    def fail(path, layer):
+        begun.wait(30)
+        failed.set()
+        raise OutputError(f"cannot write {path}: no reason")
+
+    def endless(path, layer):
+        with staged(path) as inside:
+            inside.write_bytes(b"half")
+            begun.set()
+            while True:
+                list(layer.batches())
+
+    for name, write in (("parquet", fail), ("fgb", endless)):
+        monkeypatch.setitem(FORMATS, name, FORMATS[name]._replace(write=write))
+    monkeypatch.setattr(vectors, "count_cores", lambda: 2)
+    with pytest.raises(OutputError, match="no reason"):
+        write_layers(tmp_path, {"water": layer(pixel_polygons())}, ["fgb", "parquet"])
+    assert failed.is_set()
     assert list(tmp_path.iterdir()) == []
 
 
