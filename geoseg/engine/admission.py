@@ -15,14 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geoseg.engine.calls import begin_log
 from geoseg.engine.directory import read_token
 from geoseg.errors import InputError, ModelError, OutputError, SettingsError
 from geoseg.machine import keep_memory
 from geoseg.remote import Place
+from geoseg.scene import Scene
 
 __all__ = ["Terms", "begin", "make_plugin", "refusal_of"]
 
+_ALIKE_DEG = 5e-8  # half of the last decimal of layers; processors may differ in last bits
 _ROOM = 1e9  # of the resource: it admits, and limits nothing
 
 
@@ -35,12 +39,17 @@ class Terms:
         token: what tells this directory from every other, see :attr:`geoseg.engine.directory.RunDirectory.token`.
         models: paths and digests of the models.
         packages: names and versions of the packages that run them; another version may round otherwise.
+        scene: what it works on.
+        bounds: of that in degrees, see :attr:`geoseg.scene.Scene.bounds_lonlat`; where PROJ has other grids for datum
+            shifts, they are others, and so would be the coordinates in layers.
     """
 
     directory: Place
     token: str
     models: tuple[tuple[Path, str], ...] = ()
     packages: tuple[tuple[str, str], ...] = ()
+    scene: Scene | None = None
+    bounds: tuple[float, ...] = ()
 
     def check(self) -> None:
         """Compares this process with the one that leads the run.
@@ -64,6 +73,11 @@ class Terms:
                 raise ModelError(f"it cannot read model {path}; put the model where all workers see it") from None
             if found != digest:
                 raise ModelError(f"its {path} is another model; give all workers the same one")
+        bounds = self.scene.bounds_lonlat if self.scene is not None else ()
+        if not np.allclose(bounds, self.bounds, rtol=0, atol=_ALIKE_DEG, equal_nan=True):
+            raise SettingsError(
+                "its PROJ finds the scene at other longitudes and latitudes; install the same pyproj and grids there"
+            )
         if read_token(self.directory) != self.token:
             raise OutputError(
                 f"it does not see {self.directory} as it is here; give a -o on a file system that all workers share"

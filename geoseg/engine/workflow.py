@@ -124,7 +124,7 @@ def run(
             if plan.device == "cuda":
                 executor.require_gpu()
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
-            executor.admit(_terms(output, plan.passes), output.logs)
+            executor.admit(_terms(output, plan.scene, plan.passes), output.logs)
             _warn_of_compilation(progress)
             with keeping(output.path), writing_rasters(plan, stores, output.path) as rasters:
                 with _preparing_the_rest():
@@ -225,7 +225,7 @@ def vectorize(
             if not output.resumes:  # refuses what is no mask, before anything is written
                 executor.run("check", kernels.check, half.job, list(lattice.chunks()), lambda *_: None)
             output.open_stores({_GIVEN: lattice}, arrays=())
-            executor.admit(_terms(output), output.logs)
+            executor.admit(_terms(output, scene), output.logs)
             with keeping(output.path):
                 half = half.clean_label_trace(executor)
             worker_bytes = executor.peak_worker_bytes()
@@ -304,7 +304,7 @@ def _opened(
         yield executor
 
 
-def _terms(output: RunDirectory, passes: Sequence[Pass] = ()) -> Terms:
+def _terms(output: RunDirectory, scene: Scene, passes: Sequence[Pass] = ()) -> Terms:
     """What all workers must have."""
     packages = dict.fromkeys(name for part in passes for name in packages_of(part.runtime))
     return Terms(
@@ -312,6 +312,8 @@ def _terms(output: RunDirectory, passes: Sequence[Pass] = ()) -> Terms:
         token=output.token,
         models=tuple((part.card.path, part.card.digest) for part in passes),
         packages=tuple((name, importlib.metadata.version(name)) for name in packages),
+        scene=scene,
+        bounds=scene.bounds_lonlat,
     )
 
 

@@ -221,6 +221,30 @@ def test_a_worker_of_another_version_is_refused_and_left_out_when_it_comes_late(
     assert not (tmp_path / "run").exists()
 
 
+_MOVED = """
+import pyproj
+
+carry = pyproj.Transformer.transform
+
+def move(*given, **options):
+    lon, lat = carry(*given, **options)
+    return lon + 1e-6, lat
+
+pyproj.Transformer.transform = move
+"""
+
+
+def test_a_worker_whose_proj_has_other_grids_is_refused(command, tmp_path):
+    """A decimetre off, as after another datum shift."""
+    (tmp_path / "sitecustomize.py").write_text(_MOVED)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    file = tmp_path / "scheduler.json"
+    with running(scheduler(file)), running(worker(file), environment={"PYTHONPATH": path}):
+        wait_for_workers(file, 1)
+        message = _fails(2, [*command, "-o", str(tmp_path / "run"), "--scheduler", str(file)])
+    assert "is not fit for this run: its PROJ finds the scene at other longitudes and latitudes; install" in message
+
+
 def test_a_chunk_that_takes_more_memory_than_a_worker_may_is_named_and_the_rest_is_done(tmp_path):
     file = tmp_path / "scheduler.json"
     notes, found, failed = [], [], {}
