@@ -199,12 +199,17 @@ class Scene:
 
     @property
     def bounds_lonlat(self) -> tuple[float, float, float, float]:
-        """West, south, east, north of the scene in degrees (WGS 84); west > east across the antimeridian."""
+        """West, south, east, north of the scene in degrees (WGS 84); west > east across the antimeridian.
+
+        Not finite where some of its edge lies off the earth.
+        """
         edge = np.linspace(0.0, 1.0, 22)
         zero, one = np.zeros_like(edge), np.ones_like(edge)
         cols = np.concatenate([edge, one, edge, zero]) * self.width
         rows = np.concatenate([zero, edge, one, edge]) * self.height
         lon, lat = _transformer(self.crs).transform(*_apply(self.transform, cols, rows))
+        if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+            return math.nan, math.nan, math.nan, math.nan
         lon = (lon + 180.0) % 360.0 - 180.0 if np.abs(lon).max() > 180.0 else lon
         if np.ptp(lon) > 180.0:  # both ends of the world: the scene lies across their seam
             return float(lon[lon > 0].min()), float(lat.min()), float(lon[lon < 0].max()), float(lat.max())

@@ -207,6 +207,7 @@ class VectorHalf:
             smooth=self.smooth,
             boundaries=self.boundaries,
             growth_px=self.growth,
+            lonlat=False,
         )
 
     def joiner(self, width: int) -> Joiner:
