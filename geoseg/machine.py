@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
-__all__ = ["count_cores", "keep_memory", "memory_bytes"]
+__all__ = ["count_cores", "cpu_has", "keep_memory", "memory_bytes"]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -22,6 +23,15 @@ def count_cores() -> int:
     if quota and period and quota > 0:
         return max(1, min(cores, quota // period))
     return cores
+
+
+def cpu_has(*flags: str) -> bool:
+    """Whether this machine's CPU has one of some features, by Linux' names; elsewhere it is not known to."""
+    try:
+        found = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return any(re.search(rf"\b{flag}\b", found) for flag in flags)
 
 
 def memory_bytes() -> int:

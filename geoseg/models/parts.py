@@ -1,7 +1,7 @@
 """Networks in the parts in which OpenVINO computes them, one after the other (floor 3).
 
 Of a network in bf16 the first convolutions stay fp32, see :mod:`geoseg.models.rounding`. The layers near the image, at
-the beginning and at the end, are computed in strips where that can be, see :mod:`geoseg.models.strips`.
+the beginning and at the end, are computed in strips where that can be and pays, see :mod:`geoseg.models.strips`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class Part(NamedTuple):
     strips: Strips | None = None
 
 
-def cut_network(openvino: Any, model: Any, precision: Arithmetic) -> list[Part]:
+def cut_network(openvino: Any, model: Any, precision: Arithmetic, *, in_strips: bool) -> list[Part]:
     """Cuts a network into parts.
 
     Args:
         openvino: the package.
         model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
         precision: of its arithmetic.
+        in_strips: whether the layers near the image are computed in strips, if they can be.
     """
     hint = "bf16" if precision == "bf16" else "f32"
     batch, _, height, _ = shape_of(model.input(0))
@@ -60,7 +61,8 @@ def cut_network(openvino: Any, model: Any, precision: Arithmetic) -> list[Part]:
     if precision == "bf16":
         first, model = _split(openvino, model, _first_convolutions, hint)
         parts = [Part(first, "f32")] if first is not None else []
-    if batch > 1 or precision == "int8":  # rows of several tiles do not lie together; and integers are not handed over
+    # rows of several tiles do not lie together; and integers are not handed over
+    if not in_strips or batch > 1 or precision == "int8":
         return [*parts, Part(model, hint)]
     parts = [_in_strips(openvino, part, height, first=True) for part in parts]
     begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.machine import cpu_has
 from geoseg.models.narrowing import narrow
 from geoseg.models.parts import ROWS, ROWS_BETWEEN, Part, cut_network
 from geoseg.models.runtime_graph import Engine
@@ -42,7 +43,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     model.reshape(list(shape))
     _fold(model)
     narrow(openvino, model)
-    parts = cut_network(openvino, model, precision)
+    parts = cut_network(openvino, model, precision, in_strips=_waits_for_memory(precision))
     settings = {
         "INFERENCE_NUM_THREADS": at_once,
         "NUM_STREAMS": at_once,  # of one thread each, whose arithmetic does not depend on how many there are
@@ -58,6 +59,11 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
             return request(inputs)
 
     return run
+
+
+def _waits_for_memory(precision: Arithmetic) -> bool:
+    """Whether this CPU computes so quickly that strips pay; others are a little slower with them."""
+    return precision == "bf16" and cpu_has("amx_bf16")
 
 
 @functools.cache

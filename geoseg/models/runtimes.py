@@ -14,18 +14,17 @@ hundred thousand, so a run keeps to those that it was planned with.
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from collections.abc import Collection
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import SettingsError
+from geoseg.machine import cpu_has
 from geoseg.models.card import Card
 from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
 from geoseg.stages.blend import Decide
@@ -176,9 +175,9 @@ def resolve_precision(
 ) -> Arithmetic:
     """Turns ``auto`` into bf16 or int8 where the hardware multiplies them natively, else fp32.
 
-    A CPU's AMX tiles do bf16 as quickly as whole networks of integers, which lose more. Without AMX integers are the
-    quicker of the two; they are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums.
-    Without AVX512-bf16 a CPU emulates bf16 and is slower with it than with fp32.
+    CPUs that do bf16 are quicker with it than with integers, which lose more besides; others emulate it and are slower
+    with it than with fp32. Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their
+    sums.
 
     Args:
         precision: asked for.
@@ -208,12 +207,11 @@ def resolve_precision(
         )
         return "bf16" if native else "fp32"
     choices: tuple[tuple[Arithmetic, tuple[str, ...]], ...] = (
-        ("bf16", ("amx_bf16",)),
+        ("bf16", ("amx_bf16", "avx512_bf16")),
         ("int8", _INT8_FLAGS),
-        ("bf16", ("avx512_bf16",)),
     )
     for choice, flags in choices:
-        if choice in passed and (choice != "int8" or runtime == "openvino") and _cpu_has(*flags):
+        if choice in passed and (choice != "int8" or runtime == "openvino") and cpu_has(*flags):
             return choice
     return "fp32"
 
@@ -223,17 +221,8 @@ def _require_int8(runtime: Resolved, passed: Collection[str]) -> None:
         raise SettingsError(f"--precision is int8, which openvino alone runs, and not {runtime}; choose auto")
     if "int8" not in passed:
         raise SettingsError("--precision is int8, but the model has no integers; make them with geoseg quantize")
-    if not _cpu_has(*_INT8_FLAGS):
+    if not cpu_has(*_INT8_FLAGS):
         raise SettingsError("--precision is int8, and this CPU lacks VNNI; choose auto")
-
-
-def _cpu_has(*flags: str) -> bool:
-    """Whether this machine's CPU has one of some features, by Linux' names; elsewhere it is not known to."""
-    try:
-        found = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    return any(re.search(rf"\b{flag}\b", found) for flag in flags)
 
 
 class Runtime(Protocol):

@@ -22,8 +22,7 @@ from geoseg.models import parts, runtime_openvino, zoo
 from geoseg.models.runtimes import open_runtime, resolve_precision
 
 SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
-WHOLE = 1 << 30  # rows of a strip: there is one
-WAYS = {"whole": None, "narrow": WHOLE, "strips of 64": 64, "128": 128, "256": 256}
+WAYS = {"whole": None, "narrow": 0, "strips of 64": 64, "128": 128, "256": 256}
 
 
 def main() -> None:
@@ -58,9 +57,13 @@ def main() -> None:
 
 
 def open_way(card, precision, rows, cores):
-    """A runtime whose networks run in strips of so many rows; None leaves them whole, with what the halo crops."""
+    """A runtime with strips of so many rows; 0 is without any, None with what the halo crops, too."""
     narrow = runtime_openvino.narrow if rows is not None else lambda *_: None
-    with mock.patch.object(runtime_openvino, "narrow", narrow), mock.patch.object(parts, "_STRIP", rows or WHOLE):
+    with (
+        mock.patch.object(runtime_openvino, "narrow", narrow),
+        mock.patch.object(runtime_openvino, "_waits_for_memory", return_value=bool(rows)),
+        mock.patch.object(parts, "_STRIP", rows),
+    ):
         return open_runtime(card, runtime="openvino", device="cpu", precision=precision, halo=card.halo, at_once=cores)
 
 

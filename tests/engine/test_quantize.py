@@ -13,13 +13,14 @@ from geoseg.engine import quantize
 from geoseg.engine.plan import make_plan
 from geoseg.engine.quantize import measure_quantization
 from geoseg.errors import ModelError, SceneError, SettingsError
+from geoseg.machine import cpu_has
 from geoseg.models import runtimes
 from geoseg.models.card import Card
 
 from .conftest import CORE, paint
 
 needs_integers = pytest.mark.skipif(
-    bool(runtimes._missing("openvino")) or not runtimes._cpu_has("avx512_vnni", "avx_vnni", "amx_int8"),
+    bool(runtimes._missing("openvino")) or not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"),
     reason="needs the extra openvino and a CPU with VNNI",
 )
 
@@ -129,7 +130,7 @@ def test_layers_do_not_depend_on_the_cut(rounded, land, tmp_path):
 
 
 def test_what_cannot_run_is_told(rounded, small_card, land, geoseg, monkeypatch):
-    monkeypatch.setattr(runtimes, "_cpu_has", lambda *flags: False)
+    monkeypatch.setattr(runtimes, "cpu_has", lambda *flags: False)
     for arguments, message in (
         (("--model", rounded, "--runtime", "torch"), "openvino alone runs"),
         (("--model", small_card, "--runtime", "openvino"), "make them with geoseg quantize"),

@@ -141,9 +141,11 @@ def test_the_first_convolutions_of_bf16_are_exact():
     from geoseg.models.graphs import EXACT
     from geoseg.models.parts import cut_network
 
-    parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16")
-    assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
-    assert convolutions(parts[0].model) == EXACT
+    for in_strips in (False, True):
+        parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16", in_strips=in_strips)
+        assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
+        assert (len(parts) > 2) == in_strips
+        assert convolutions(parts[0].model) == EXACT
 
 
 _SIGNALLED = """

@@ -11,6 +11,7 @@ import rasterio
 
 torch = pytest.importorskip("torch")
 
+from geoseg.machine import cpu_has  # noqa: E402
 from geoseg.models import runtimes, zoo  # noqa: E402
 from geoseg.models.quantization import load_layers, quantized  # noqa: E402
 from geoseg.models.runtime_torch import Labeller, load_network  # noqa: E402
@@ -53,7 +54,7 @@ def expected(name: str) -> np.ndarray:
 def test_labels_are_those_of_torch(name, runtime, precision):
     if runtimes._missing(runtime):
         pytest.skip(f"needs the extra {runtime}")
-    if precision == "int8" and not runtimes._cpu_has(*runtimes._INT8_FLAGS):
+    if precision == "int8" and not cpu_has(*runtimes._INT8_FLAGS):
         pytest.skip("needs a CPU with VNNI")
     assert len(np.unique(expected(name))) > 1
     assert (label(name, runtime, precision) != expected(name)).mean() <= GATE
@@ -69,5 +70,5 @@ def test_integers_are_simulated_as_they_run(name):
     with torch.inference_mode():
         simulated = Labeller(card, rounded, **how)(torch.from_numpy(tiles_of(name)))[0].numpy()
     assert (simulated != expected(name)).mean() <= GATE
-    if runtimes._cpu_has(*runtimes._INT8_FLAGS) and not runtimes._missing("openvino"):
+    if cpu_has(*runtimes._INT8_FLAGS) and not runtimes._missing("openvino"):
         assert (label(name, "openvino", "int8") != simulated).mean() <= 0.001

@@ -24,6 +24,11 @@ from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 SIDE = 256
 
 
+@pytest.fixture(autouse=True)
+def _on_any_cpu(monkeypatch):
+    monkeypatch.setattr(runtime_openvino, "_waits_for_memory", lambda _: True)
+
+
 class Labels(torch.nn.Module):
     """A network with a crop and a decision, or its scores."""
 
@@ -67,7 +72,7 @@ def strips_of(graph, monkeypatch, rows, precision="fp32", side=SIDE):
     model.reshape([1, 3, side, side])
     runtime_openvino._fold(model)
     narrow(runtime_openvino._openvino(), model)
-    found = parts.cut_network(runtime_openvino._openvino(), model, precision)
+    found = parts.cut_network(runtime_openvino._openvino(), model, precision, in_strips=True)
     return [part.strips and len(part.strips.places) for part in found]
 
 
