@@ -246,6 +246,11 @@ def make_plan(path: str, settings: RunSettings, execution: Execution | None = No
     gpus = count_gpus() if device == "cuda" else 0
     passes, fits = zip(*(_make_pass(choice, settings, asked, device, gpus) for choice in choices), strict=True)
     widest, workers = max(fits, key=lambda fitted: fitted[1])
+    notes += [
+        f"--chunk {asked.chunk} becomes {part.lattice.chunk} px for {part.name}: chunks are whole tiles"
+        for part in passes
+        if asked.chunk is not None and part.lattice.chunk != asked.chunk
+    ]
     return Plan(
         settings=settings,
         scene=scene,

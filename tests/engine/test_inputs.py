@@ -66,6 +66,13 @@ def test_a_model_that_takes_any_values_needs_no_scale(reflectances, write_segmen
     assert make_plan(str(path), replace(settings, scale=(0, 9))).identity()["scale"] == {"ndwi": None}
 
 
+def test_a_chunk_that_is_no_whole_number_of_tiles_is_told(land, write_card):
+    settings = RunSettings(models=(str(write_card("small", tile=192)),))
+    told = f"--chunk {CORE + 1} becomes {2 * CORE} px for small: chunks are whole tiles"
+    assert told in make_plan(str(land), settings, Execution(chunk=CORE + 1)).notes
+    assert not any("--chunk" in note for note in make_plan(str(land), settings, Execution(chunk=2 * CORE)).notes)
+
+
 def test_thresholds_are_of_the_whole_scene(write_scene, write_segmenter, tmp_path):
     pixels = paint(150, 200, seed=6) // 2
     pixels[:, :, 150:] += 120  # the last chunks alone are bright
