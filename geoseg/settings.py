@@ -165,7 +165,7 @@ class VectorSettings:
 
     def identity(self) -> dict[str, Any]:
         """All settings as plain JSON values; the same for settings that mean the same."""
-        facts = asdict(self) | {"formats": sorted(self.formats), "boundaries": sorted(self.boundaries)}
+        facts = asdict(self) | {"formats": sorted(set(self.formats)), "boundaries": sorted(self.boundaries)}
         if self.min_area_m2 is None:
             facts["min_area_m2"] = _LEAST_AREA_M2
         del facts["mapping_units_m2"]  # a run tells what they come to, see `Plan.identity`

@@ -350,7 +350,7 @@ def _facts(settings: RunSettings) -> dict[str, Any]:
     """The settings as plain values, by name."""
     facts = asdict(settings)
     vector: dict[str, Any] = facts.pop("vector")
-    return facts | vector | {"formats": sorted(settings.vector.formats)}
+    return facts | vector | {"formats": sorted(set(settings.vector.formats))}
 
 
 class _Told:

@@ -212,7 +212,8 @@ def _address(scheduler: str) -> str:
     Raises:
         SettingsError: neither.
     """
-    from distributed.comm.addressing import parse_host_port
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
 
     path = Path(scheduler)
     if "://" not in scheduler and path.is_file():
@@ -222,13 +223,14 @@ def _address(scheduler: str) -> str:
             raise SettingsError(
                 f"--scheduler {scheduler} is no scheduler's file; give what `dask scheduler --scheduler-file` wrote"
             ) from None
-    if "://" not in scheduler:
-        try:
-            parse_host_port(scheduler)  # a client of a bad address fails late and noisily
-        except ValueError:
-            raise SettingsError(
-                f"--scheduler {scheduler} is neither an address, e.g. tcp://host:8786, nor a file"
-            ) from None
+    try:  # a client of a bad address fails late and noisily
+        kind, place = parse_address(scheduler)
+        get_backend(kind)
+        host, _ = parse_host_port(place)
+    except ValueError:
+        host = ""
+    if not host:
+        raise SettingsError(f"--scheduler {scheduler} is neither an address, e.g. tcp://host:8786, nor a file")
     return scheduler
 
 

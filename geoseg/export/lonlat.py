@@ -200,12 +200,20 @@ def _unroll(ring: shapely.Geometry, *, jumps: bool) -> shapely.Geometry:
     """Bring what a ring encloses between -180 and 180. One around a pole is closed at the pole."""
     lon, lat = shapely.get_coordinates(ring).T
     if jumps:
-        lon = np.unwrap(lon, period=360)
-        if abs(lon[-1] - lon[0]) > 180:
+        # in whole turns, so that a ring that comes back comes back to the last bit
+        lon = lon - 360 * np.concatenate([[0], np.cumsum(np.round(np.diff(lon) / 360))])
+        gained = lon[-1] - lon[0]
+        if abs(gained) > 180:
             pole = math.copysign(90, lat.mean())
+            first = np.abs(lat - pole).argmin()  # nothing lies between it and the pole
+            lon = np.concatenate([lon[first:-1], lon[: first + 1] + gained])
+            lat = np.concatenate([lat[first:-1], lat[: first + 1]])
             lon = np.concatenate([lon, [lon[-1], lon[0]]])
             lat = np.concatenate([lat, [pole, pole]])
-    laid_out = shapely.polygons(np.column_stack([lon, lat]))
+    # beside a pole edges are so bent that straight ones cross
+    laid_out = shapely.make_valid(
+        shapely.polygons(np.column_stack([lon, lat])), method="structure", keep_collapsed=False
+    )
     pieces: list[shapely.Geometry] = []
     for strip in range(math.floor((lon.min() + 180) / 360), math.ceil((lon.max() + 180) / 360)):
         turn = 360.0 * strip

@@ -98,6 +98,35 @@ def test_polygons_around_a_pole_are_closed_at_the_pole(crs, pole):
     assert geodesic_area(annulus) == pytest.approx(shapes[2].area * scale, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("crs", "place", "gsd_m", "side", "fill"),
+    [
+        ("EPSG:32660", (180.0, 5.0), 10.0, 120, 0.4),
+        ("EPSG:32601", (180.0, 64.9), 10.0, 120, 0.55),
+        ("EPSG:3413", (0.0, 90.0), 1000.0, 240, 0.55),
+        ("EPSG:3031", (0.0, -90.0), 1000.0, 240, 0.55),
+    ],
+)
+def test_noise_at_the_edges_of_longitude_keeps_its_areas(crs, place, gsd_m, side, fill):
+    """Rings that cross the antimeridian a few times, and beside a pole."""
+    x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(*place)
+    mask = (np.random.default_rng(1).random((side, side)) < fill).astype(np.uint8)
+    grid = Affine(gsd_m, 0, x - (side / 2 + 0.3) * gsd_m, 0, -gsd_m, y + (side / 2 + 0.7) * gsd_m)
+    traced = gdal_shapes(mask, mask=mask > 0, connectivity=4, transform=grid)
+    shapes = np.array([shapely.geometry.shape(geometry) for geometry, _ in traced], object)
+    found = to_lonlat(shapes, crs)
+    assert shapely.is_valid(found).all()
+    there = pyproj.Transformer.from_crs(crs, 4326, always_xy=True)
+    for shape, carried in zip(shapes, found, strict=True):
+        shell, *holes = (
+            abs(
+                pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*there.transform(*shapely.get_coordinates(ring).T))[0]
+            )
+            for ring in shapely.get_rings(shapely.segmentize(shape, gsd_m / 2))
+        )
+        assert geodesic_area(shapely.orient_polygons(carried)) == pytest.approx(shell - sum(holes), rel=5e-3)
+
+
 def test_coordinates_off_the_globe_are_an_error():
     with pytest.raises(OutputError, match="lie nowhere on the globe; check the CRS"):
         to_lonlat([shapely.box(1e9, 1e9, 1e9 + 1, 1e9 + 1)], UTM32)

@@ -420,6 +420,12 @@ def test_no_scheduler_in_the_file(geoseg, mask, tmp_path, given, message):
     assert message in said
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8786", "tcp://", "tcp://127.0.0.1", "8786"])
+def test_an_address_that_no_scheduler_has(command, tmp_path, address):
+    message = _fails(2, [*command, "-o", str(tmp_path / "run"), "--scheduler", address])
+    assert f"--scheduler {address} is neither an address, e.g. tcp://host:8786, nor a file" in message
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A SLURM of this machine alone: ``sbatch`` starts a job script at once, ``scancel`` ends it."""
