@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -18,6 +19,17 @@ STOPPED = "stopped; what was finished is kept, the same command again resumes"
 
 _STOPPING = "stopping as soon as what is under way is done; the same signal again stops at once"
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+_stopped = threading.Event()
+
+
+@atexit.register  # before anything that takes time to end, so this is what comes last
+def _deafen() -> None:
+    """The interpreter's last moments are without handlers: a second signal would change the exit code of the first."""
+    if _stopped.is_set():
+        for number in _NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 class LineOf(Protocol):
@@ -49,6 +61,7 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
     def stop(*_: Any) -> NoReturn:
         for number in _NUMBERS:
             signal.signal(number, stop_at_once)
+        _stopped.set()
         _tell(line_of(_STOPPING, last=False))
         raise KeyboardInterrupt
 
