@@ -212,7 +212,7 @@ def _address(scheduler: str) -> str:
     Raises:
         SettingsError: neither.
     """
-    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.addressing import parse_address
     from distributed.comm.registry import get_backend
 
     path = Path(scheduler)
@@ -225,8 +225,7 @@ def _address(scheduler: str) -> str:
             ) from None
     try:  # a client of a bad address fails late and noisily
         kind, place = parse_address(scheduler)
-        get_backend(kind)
-        host, _ = parse_host_port(place)
+        host = get_backend(kind).get_address_host(place)
     except ValueError:
         host = ""
     if not host:
