@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
 
-__all__ = ["CODE", "STOPPED", "LineOf", "stoppable"]
+__all__ = ["CODE", "STOPPED", "LineOf", "stop_if_asked", "stoppable"]
 
 CODE = 130
 """exit code of what was stopped, as shells have it"""
@@ -21,7 +21,9 @@ _STOPPING = "stopping as soon as what is under way is done; the same signal agai
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-_stopped = threading.Event()
+_stopped = threading.Event()  # ever
+_asked = threading.Event()  # for what runs now
+_contexts: list[LineOf] = []
 
 
 @atexit.register  # before anything that takes time to end, so this is what comes last
@@ -62,9 +64,11 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
         for number in _NUMBERS:
             signal.signal(number, stop_at_once)
         _stopped.set()
+        _asked.set()
         _tell(line_of(_STOPPING, last=False))
         raise KeyboardInterrupt
 
+    _contexts.append(line_of)
     held = {number: signal.getsignal(number) for number in _NUMBERS}
     for number, handler in held.items():
         if number == signal.SIGTERM or handler != signal.SIG_IGN:  # which is how a shell starts what it runs beside it
@@ -72,9 +76,18 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
     try:
         yield
     finally:
+        _contexts.pop()
+        if not _contexts:
+            _asked.clear()
         for number, handler in held.items():
             if signal.getsignal(number) is stop:  # once it is stopped, another signal ends it at once to the very end
                 signal.signal(number, handler)
+
+
+def stop_if_asked() -> None:
+    """Raises ``KeyboardInterrupt`` once more: Python drops one that hits while it clears something away."""
+    if _asked.is_set() and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
 
 
 def _kill_children() -> None:

@@ -30,3 +30,29 @@ def test_a_signal_in_the_interpreters_last_moments_changes_nothing():
     """It ends a process that was not stopped, as ever, which shows that the moment is right."""
     codes = [subprocess.run([sys.executable, "-c", _LATE, *how], check=False).returncode for how in ([], ["stopped"])]
     assert codes == [-2, 130]
+
+
+_DROPPED = """
+import os, signal, sys
+from geoseg.signals import stop_if_asked, stoppable
+
+class Dropping:
+    def __del__(self, kill=os.kill):
+        kill(os.getpid(), signal.SIGINT)
+
+try:
+    with stoppable(lambda text, last: text):
+        for _ in range(1000):
+            Dropping()
+            stop_if_asked()
+        print("went on")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_stop_that_python_drops_is_raised_again():
+    done = subprocess.run([sys.executable, "-c", _DROPPED], check=False, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert not done.stdout

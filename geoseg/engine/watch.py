@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from geoseg.engine.progress import Advance, Progress
 from geoseg.engine.result import ChunkCount, StageTime
+from geoseg.signals import stop_if_asked
 
 __all__ = ["Watch"]
 
@@ -51,10 +52,12 @@ class Watch:
 
             def count(pixels: int, *, failed: bool = False) -> None:
                 nonlocal failures
+                stop_if_asked()
                 failures += failed
                 advance(pixels, failed=failed)
 
             yield count
+            stop_if_asked()
         before = self._times.get(name, StageTime(name, 0.0, 0))
         seconds = before.seconds + time.perf_counter() - start
         found = before.chunks
