@@ -20,10 +20,9 @@ STOPPED = "stopped; what was finished is kept, the same command again resumes"
 _STOPPING = "stopping as soon as what is under way is done; the same signal again stops at once"
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-
 _stopped = threading.Event()  # ever
 _asked = threading.Event()  # for what runs now
-_contexts: list[LineOf] = []
+_running = threading.Event()  # something is stoppable
 
 
 @atexit.register  # before anything that takes time to end, so this is what comes last
@@ -68,7 +67,8 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
         _tell(line_of(_STOPPING, last=False))
         raise KeyboardInterrupt
 
-    _contexts.append(line_of)
+    outermost = not _running.is_set()
+    _running.set()
     held = {number: signal.getsignal(number) for number in _NUMBERS}
     for number, handler in held.items():
         if number == signal.SIGTERM or handler != signal.SIG_IGN:  # which is how a shell starts what it runs beside it
@@ -76,8 +76,8 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
     try:
         yield
     finally:
-        _contexts.pop()
-        if not _contexts:
+        if outermost:
+            _running.clear()
             _asked.clear()
         for number, handler in held.items():
             if signal.getsignal(number) is stop:  # once it is stopped, another signal ends it at once to the very end
