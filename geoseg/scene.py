@@ -57,7 +57,7 @@ COMMON_NAMES = frozenset({
     "red", "rededge", "rededge071", "rededge075", "rededge078", "swir", "swir16", "swir22", "yellow",
 })  # fmt: skip
 ALPHA_NAMES = re.compile("alpha|mask|valid|opacity|transparen|^a$|^band", re.IGNORECASE)
-CACHE_MB = 256  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
+CACHE_BYTES = 256 * 1024**2  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
 STRIP_PIXELS = 4_000_000  # source pixels held at once while resampling, of every band read
 STRETCH = 0.01  # a projection that stretches lengths by more than this is not taken at its word
 SAME_GSD = 1e-3  # a GSD this close to the raster's own is the raster's own: resampling would only blur
@@ -432,7 +432,8 @@ class Scene:
     def _read_grid(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window that lies within the whole raster on this grid."""
         try:
-            return self._read_source(self._source.reader(self), window, indexes)
+            with self._source.reader(self) as reader:
+                return self._read_source(reader, window, indexes)
         except ReadError as error:
             error.passing = self._source.is_away()
             raise
@@ -451,7 +452,7 @@ class Scene:
 
 
 class _Reader:
-    """One open file, at full resolution or an overview; for one thread."""
+    """One open file, at full resolution or an overview; for one thread at a time."""
 
     def __init__(self, scene: Scene) -> None:
         self._path = scene.path
@@ -543,7 +544,7 @@ class _Reader:
 
 
 class _Source:
-    """The open files of one raster: one per thread, process and overview level, closed with their thread.
+    """The open files of one raster: as many as threads read at once, of each process and overview level.
 
     Made by `_source`, so that equal scenes share one. Pickles to its name.
     """
@@ -551,38 +552,45 @@ class _Source:
     def __init__(self, path: str, stamp: str) -> None:
         self.path = path
         self.stamp = stamp
-        self._local = threading.local()
+        # by process, since a forked child must not share its parent's file position, and by overview level
+        self._idle: dict[tuple[int, int | None], list[_Reader]] = {}
         self._seen: str | None = None  # the stamp of the files that this process opened first
         self.parts = _parts(path)
         # GDAL remembers for the whole process which part of a mosaic it could not open, and gives zeros for it from
         # then on, without an error. So it is not asked for one that is not there, nor again once that happened.
         self.broken = False
 
-    def reader(self, scene: Scene) -> _Reader:
-        """Return this thread's reader at the scene's overview level.
+    @contextmanager
+    def reader(self, scene: Scene) -> Iterator[_Reader]:
+        """Lend a file that is open at the scene's overview level; one that fails is not lent again.
+
+        The one that was used last comes first: windows overlap, and GDAL still has the blocks that it decoded for it.
 
         Raises:
             ReadError: It cannot be opened this time, or is not as it was.
         """
         if self.broken:
             raise ReadError(f"{_shown(self.path)}: one of its parts could not be opened before")
-        readers: dict[tuple[int, int | None], _Reader] | None = getattr(self._local, "readers", None)
-        if readers is None:
-            readers = self._local.readers = {}
-        key = os.getpid(), scene._level  # a forked child must not share its parent's file position  # noqa: SLF001
-        if key not in readers:
-            reader = _Reader(scene)
-            if self.stamp and not _missing(self.parts):
-                found = reader.stamp()
-                self._seen = self._seen or found
-                if found != self._seen:  # two versions of a file must not be mixed
-                    raise ReadError(f"{_shown(self.path)}: the file is not as it was when it was opened first")
-            readers[key] = reader
-        return readers[key]
+        idle = self._idle.setdefault((os.getpid(), scene._level), [])  # noqa: SLF001
+        try:
+            reader = idle.pop()  # no lock, which a forked child might find taken
+        except IndexError:
+            reader = self._opened(scene)
+        yield reader
+        idle.append(reader)
+
+    def _opened(self, scene: Scene) -> _Reader:
+        reader = _Reader(scene)
+        if self.stamp and not _missing(self.parts):
+            found = reader.stamp()
+            self._seen = self._seen or found
+            if found != self._seen:  # two versions of a file must not be mixed
+                raise ReadError(f"{_shown(self.path)}: the file is not as it was when it was opened first")
+        return reader
 
     def is_away(self) -> bool:
-        """Tell, after a failure, whether the source may come back; this thread opens it anew with its next read."""
-        self._local.readers = {}
+        """Tell, after a failure, whether the source may come back; it is opened anew for the next read."""
+        self._idle = {}
         if not self.stamp:
             return True
         try:
@@ -641,7 +649,7 @@ def _one_line(path: str, problem: str, kind: type[GeosegError]) -> Iterator[None
 @contextmanager
 def _environment() -> Iterator[None]:
     """Hold GDAL's block cache to a size that does not grow with the machine, unless the user set it."""
-    with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB})):
+    with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_BYTES})):
         yield
 
 

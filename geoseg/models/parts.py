@@ -53,7 +53,8 @@ def cut_network(openvino: Any, model: Any, precision: Arithmetic, *, in_strips: 
         openvino: the package.
         model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
         precision: of its arithmetic.
-        in_strips: whether the layers near the image are computed in strips, if they can be.
+        in_strips: whether the layers near the image are computed in strips, if they can be. Those in fp32 of a network
+            in bf16 are anyway: that takes no longer, and the memory of a tile is a third less.
     """
     hint = "bf16" if precision == "bf16" else "f32"
     batch, _, height, _ = shape_of(model.input(0))
@@ -61,10 +62,11 @@ def cut_network(openvino: Any, model: Any, precision: Arithmetic, *, in_strips: 
     if precision == "bf16":
         first, model = _split(openvino, model, _first_convolutions, hint)
         parts = [Part(first, "f32")] if first is not None else []
-    # rows of several tiles do not lie together; and integers are not handed over
-    if not in_strips or batch > 1 or precision == "int8":
+    if batch > 1:  # rows of several tiles do not lie together
         return [*parts, Part(model, hint)]
     parts = [_in_strips(openvino, part, height, first=True) for part in parts]
+    if not in_strips or precision == "int8":  # integers are not handed over
+        return [*parts, Part(model, hint)]
     begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)
     if begin is not None:
         part = _in_strips(openvino, Part(begin, hint), height, first=not parts)
