@@ -484,7 +484,8 @@ class _Reader:
         pixels = pixels[: len(indexes)]
         if self._masked:
             valid &= self._mask(window)
-        valid &= ~self._nodata(pixels, indexes)
+        if (empty := self._nodata(pixels, indexes)) is not None:
+            valid &= ~empty
         if np.issubdtype(pixels.dtype, np.floating):
             finite = np.isfinite(pixels)
             if not finite.all():
@@ -510,18 +511,16 @@ class _Reader:
                     self._source.broken = True
                 raise
 
-    def _nodata(self, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_]:
+    def _nodata(self, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_] | None:
         """Tell where every band with a nodata value holds it. A band may reach it by honest darkness."""
-        empty = np.zeros(pixels.shape[1:], np.bool_)
-        first = True
+        empty: NDArray[np.bool_] | None = None
         for plane, index in zip(pixels, indexes, strict=True):
             nodata = self._bands[index - 1].nodata
             if nodata is None or self._bands[index - 1].common_name == "alpha":
                 continue
             value = _as_stored(nodata, pixels.dtype)
-            here = np.zeros_like(empty) if value is None else plane == value  # NaN: see the caller
-            empty = here if first else empty & here
-            first = False
+            here = np.zeros(plane.shape, np.bool_) if value is None else plane == value  # NaN: see the caller
+            empty = here if empty is None else empty & here
         return empty
 
     def _mask(self, window: Window) -> NDArray[np.bool_]:
