@@ -54,6 +54,7 @@ ROOMS_OF = {
         "models/download.py",
         "models/folding.py",
         "models/graphs.py",
+        "models/heads.py",
         "models/lanes.py",
         "models/quantization.py",
         "models/reach.py",

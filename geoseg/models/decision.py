@@ -23,10 +23,13 @@ class Decision:
         card: of the model.
         halo: pixels cropped from each side.
         refine: how scores are refined by the image before the decision.
+        square: side of the square of pixels whose logits stand at one place, see :mod:`geoseg.models.heads`. Then what
+            is decided has an axis of its own for them, after that of classes or in its place.
     """
 
-    def __init__(self, card: Card, halo: int, refine: Refinement) -> None:
-        self._halo = halo
+    def __init__(self, card: Card, halo: int, refine: Refinement, square: int = 1) -> None:
+        self._halo = halo // square
+        self._square, self._planes = square, card.planes
         self._refine = refine
         self._sigmoid = card.activation == "sigmoid"
         self._codes = [(place, entry.code) for place, entry in enumerate(card.classes)]
@@ -54,6 +57,8 @@ class Decision:
         """By what :meth:`__call__` decides: odds against background (N, classes, core, core), as logits."""
         unrefined = self._refine == "none"
         logits = (self.core(logits) if unrefined else logits).float()
+        if self._square > 1:
+            logits = torch.unflatten(logits, 1, (self._planes, self._square**2))
         if not self._sigmoid:
             logits = logits[:, 1:] - logits[:, :1]
         return logits if unrefined else self._refined(torch.sigmoid(logits), picture)
@@ -100,19 +105,19 @@ def join_boundaries(
     They exclude each other, so where an instance ends and its boundary begins neither may reach a half alone.
 
     Args:
-        logits: (N, classes, rows, cols), odds against background.
+        logits: (N, classes, ...), odds against background.
         boundaries: of each class that has one: its channel, the boundary's, and the boundary's lead in logits.
         sigmoid: whether the network's channels are independent.
     """
-    joined = logits.clone()
+    joined = list(logits.unbind(1))
     for inside, boundary, lead in boundaries:
-        pair = logits[:, [inside, boundary]]
+        pair = torch.stack([logits[:, inside], logits[:, boundary]], dim=1)
         together = pair.sigmoid().sum(dim=1).logit(eps=1e-7) if sigmoid else _logsumexp(pair)
         within = pair[:, 0] >= pair[:, 1] + lead
-        nowhere = torch.full_like(together, -torch.inf)
-        joined[:, inside] = torch.where(within, together, nowhere)
-        joined[:, boundary] = torch.where(within, nowhere, together)
-    return joined
+        nowhere = torch.full((), -torch.inf, dtype=together.dtype, device=together.device)  # of no size, as `_all`
+        joined[inside] = torch.where(within, together, nowhere)
+        joined[boundary] = torch.where(within, nowhere, together)
+    return torch.stack(joined, dim=1)
 
 
 def _logsumexp(logits: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,8 @@ EXACT = 3
 
 Form: TypeAlias = Literal["plain", "merged", "bf16", "int8"]
 """of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see
-:func:`geoseg.models.rounding.round_weights`; with convolutions of integers"""
+:func:`geoseg.models.rounding.round_weights`; with convolutions of integers. What is around all but the first takes the
+pixels of a square at once, if the network can give them, see :func:`geoseg.models.heads.split_head`."""
 
 _OPSET = 17
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "onnx")
@@ -131,12 +132,16 @@ def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
     """The graph of a network with what is around it, up to labels or to scores."""
     import torch
 
-    from geoseg.models.runtime_torch import Labeller, Scorer
+    from geoseg.models.heads import SQUARE, split_head
+    from geoseg.models.runtime_torch import Labeller, Scorer, example_inputs
 
-    network = _load(card, form)
+    network, square = _load(card, form), 1
+    if form != "plain" and card.output == "logits" and card.stride % SQUARE == halo % SQUARE == 0:
+        split = split_head(network, example_inputs(card, 4 * card.stride))
+        network, square = (network, 1) if split is None else (split, SQUARE)
     kind, cpu = Scorer if scores else Labeller, torch.device("cpu")
-    whole = kind(card, network, device=cpu, halo=halo, refine="none", tta="none")
-    return _export(whole, network, card)
+    whole = kind(card, network, device=cpu, halo=halo, refine="none", tta="none", square=square)
+    return _export(whole, network, card, halo)
 
 
 def _load(card: Card, form: Form) -> nn.Module:
@@ -160,13 +165,14 @@ def _load(card: Card, form: Form) -> nn.Module:
     return network
 
 
-def _export(module: nn.Module, network: nn.Module, card: Card) -> _Made:
+def _export(module: nn.Module, network: nn.Module, card: Card, halo: int = 0) -> _Made:
     """The ONNX graph of a module, for tiles of any size if that is possible.
 
     Args:
         module: takes tiles, or inputs of the network.
         network: what is in the module.
         card: of the model.
+        halo: pixels that the module crops.
 
     Raises:
         ModelError: an operation that ONNX lacks.
@@ -174,7 +180,7 @@ def _export(module: nn.Module, network: nn.Module, card: Card) -> _Made:
     import torch
 
     takes_tiles = module is not network and card.dtype == "uint8"
-    side = _example_side(network, card)
+    side = _example_side(network, card, halo)
     example = torch.zeros((1, card.channels, side, side), dtype=torch.uint8 if takes_tiles else torch.float32)
     moving = {0: "batch"} if side == card.tile else {0: "batch", 2: "rows", 3: "cols"}
     graph = io.BytesIO()
@@ -199,13 +205,17 @@ def _export(module: nn.Module, network: nn.Module, card: Card) -> _Made:
     return graph.getvalue(), side if side == card.tile else None
 
 
-def _example_side(network: nn.Module, card: Card) -> int:
-    """Side of the tile by which a network is traced: a small one, if its trace then does for any size."""
+def _example_side(network: nn.Module, card: Card, halo: int) -> int:
+    """Side of the tile by which a network is traced: a small one, if its trace then does for any size.
+
+    Something must be left of it without the halo: of images of no pixels the exporter divides by zero.
+    """
     import torch
 
     from geoseg.models.runtime_torch import example_inputs
 
-    sides = 4 * card.stride, 5 * card.stride
+    least = max(4, 2 * halo // card.stride + 1)
+    sides = least * card.stride, (least + 1) * card.stride
     if sides[1] >= card.tile:
         return card.tile
     small, other = (example_inputs(card, side) for side in sides)

@@ -72,6 +72,8 @@ class _Cropper:
             goal = _NONE
             if kind in UPSAMPLING:
                 goal = self._enlarge(node, lost[0])
+            elif kind in _CONVOLUTIONS and set(node.get_attributes()["strides"]) != {1}:
+                goal = self._shrink(node, lost[0])
             elif kind == "Slice":
                 goal = self._move(node, lost[0])
             elif any(margin != _NONE for margin in lost):
@@ -93,6 +95,17 @@ class _Cropper:
         if found != _NONE and node.get_attributes().get("shape_calculation_mode") == "sizes":  # it is told its result's
             sides = self._operations.constant(values_of(node, 1) - [0, 0, 2 * found[0], 2 * found[1]])
             node.input(1).replace_source_output(sides.output(0))
+        return found
+
+    def _shrink(self, node: Any, lost: _Margin) -> _Margin:
+        """Crops what a node makes smaller by whole steps; what the result has lost."""
+        if lost == _NONE:
+            return _NONE
+        rows, cols = node.get_attributes()["strides"]
+        found = -(-lost[0] // rows), -(-lost[1] // cols)
+        goal = found[0] * rows, found[1] * cols
+        if goal != lost:
+            self._crop(node, 0, lost, goal)
         return found
 
     @staticmethod
@@ -144,9 +157,9 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
         return [spare if same and known else _NONE for same in alike]
     if kind in _CONVOLUTIONS:
         facts = node.get_attributes()
-        if set(facts["strides"]) == {1} and _sides(inputs[0]) == own:
-            reach = [max(pair) for pair in zip(facts["pads_begin"], facts["pads_end"], strict=True)]
-            return [_at_least_0(spare[0] - reach[0], spare[1] - reach[1]), *nothing[1:]]
+        steps = facts["strides"]
+        if _sides(inputs[0]) == (own[0] * steps[0], own[1] * steps[1]):
+            return [_asked_by_convolution(node, spare), *nothing[1:]]
     if kind in _OF_THE_FIRST:
         return [_OF_THE_FIRST[kind](node, spare), *nothing[1:]]
     if kind == "Slice" and len(inputs) == 5 and _is_crop(node):
@@ -155,6 +168,18 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
             found[axis - 2] = min(begin, shape_of(inputs[0])[axis] - end)
         return [_at_least_0(*found), *nothing[1:]]
     return nothing
+
+
+def _asked_by_convolution(node: Any, spare: _Margin) -> _Margin:
+    """The same of an image as large as its result, or larger by whole steps; whole steps of it."""
+    facts, sides, found = node.get_attributes(), _sides(node.input(1).get_source_output()), []
+    for axis in (0, 1):
+        stride, before = facts["strides"][axis], facts["pads_begin"][axis]
+        span = facts["dilations"][axis] * (sides[axis] - 1)
+        # the first result that counts sees from spare * stride - before on, the last as far as span beyond its own
+        least = min(spare[axis] * stride - before, (spare[axis] + 1) * stride - 1 + before - span)
+        found.append(least // stride * stride)
+    return _at_least_0(*found)
 
 
 def _asked_by_repeating(node: Any, spare: _Margin) -> _Margin:

@@ -15,6 +15,7 @@ from geoseg.errors import ModelError
 from geoseg.models.card import Activation, Card
 from geoseg.models.classical import Segmenter
 from geoseg.models.decision import Decision
+from geoseg.models.heads import put_side_by_side
 from geoseg.models.lanes import Lane, count_lanes
 from geoseg.models.rounding import to_bfloat16
 from geoseg.models.slots import NoRoomError, Slots
@@ -50,6 +51,8 @@ class Labeller(nn.Module):
         halo: pixels cropped from each side of a tile's result.
         refine: how scores are refined by the image before the decision.
         tta: views of a tile whose scores are averaged.
+        square: side of the square of pixels whose logits the network gives as channels, see
+            :func:`geoseg.models.heads.split_head`; then there is neither refining nor another view.
     """
 
     def __init__(
@@ -61,19 +64,21 @@ class Labeller(nn.Module):
         halo: int,
         refine: Refinement,
         tta: Tta,
+        square: int = 1,
     ) -> None:
         super().__init__()
         self._network = network
         self._views = _VIEWS[tta]
         self._gives_scores = card.output == "scores"
         self._activate, self._undo = _ACTIVATIONS[card.activation]
-        self._decision = Decision(card, halo, refine)
+        self._decision = Decision(card, halo, refine, square)
+        self._place: _Plane = put_side_by_side if square > 1 else nn.Identity()
         self._mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
 
     def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mask and confidence (N, core, core) uint8 of tiles (N, bands, T, T), uint8 or float32."""
-        return self._decision(*self._see(tiles))
+        return tuple(self._place(plane) for plane in self._decision(*self._see(tiles)))
 
     def _see(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, planes, T, T) of tiles, and the picture (N, bands, T, T) that refines them."""
@@ -112,7 +117,7 @@ class Scorer(Labeller):
         odds = self._decision.odds(*self._see(tiles))
         if self._activate is _softmax:
             odds = torch.cat([torch.zeros_like(odds[:, :1]), odds], dim=1)
-        return ((self._activate(odds) * 255).round().to(torch.uint8),)
+        return (self._place((self._activate(odds) * 255).round().to(torch.uint8)),)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:

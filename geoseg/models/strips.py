@@ -21,8 +21,18 @@ from geoseg.models.nodes import POINTWISE, name_of, shape_of, values_of
 
 __all__ = ["Place", "Strips", "find_strips", "free_rows"]
 
-_RANK = 4  # of images: tiles, channels, rows, columns
-_OF_CHANNELS = {"Concat", "Gather", "ReduceMax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze"}
+_RANK = 4  # of images: tiles, channels, rows, columns; those whose channels are split have one more
+_OF_CHANNELS = {
+    "Concat",
+    "Gather",
+    "ReduceMax",
+    "ReduceSum",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+    "VariadicSplit",
+}
 _CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool"}
 _TO_THE_END = np.iinfo(np.int64).max
 
@@ -94,14 +104,14 @@ class _Reach(NamedTuple):
     margin: int
 
 
-def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | None = None) -> Strips | None:
+def find_strips(model: Any, height: int, wanted: int, crop: tuple[Fraction, Fraction] | None = None) -> Strips | None:
     """Strips for a part of a network.
 
     Args:
         model: all of whose inputs have so many rows.
         height: that many.
         wanted: rows of a strip, about.
-        crop: rows that are kept of every result; ``None`` for all.
+        crop: from where to where rows are kept of every result, as shares of its height; ``None`` for all.
 
     Returns:
         the strips; ``None`` where a value depends on rows that are far away, and where there would be one strip.
@@ -112,7 +122,8 @@ def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | No
     step = math.lcm(*(reach.ratio.denominator for reach in reaches.values()))
     found = [reaches[name_of(result.input(0).get_source_output().get_node())] for result in model.get_results()]
     margin = -(-max(math.ceil(reach.margin / reach.ratio) for reach in found) // step) * step
-    kept = tuple(crop or (0, int(height * reach.ratio)) for reach in found)
+    shares = crop or (Fraction(0), Fraction(1))
+    kept = tuple((int(shares[0] * height * reach.ratio), int(shares[1] * height * reach.ratio)) for reach in found)
     low = min(math.floor(rows[0] / reach.ratio) for rows, reach in zip(kept, found, strict=True))
     high = max(math.ceil(rows[1] / reach.ratio) for rows, reach in zip(kept, found, strict=True))
     begin, end = max(0, low // step * step - margin), min(height, -(-high // step) * step + margin)
@@ -131,20 +142,26 @@ def find_strips(model: Any, height: int, wanted: int, crop: tuple[int, int] | No
     return Strips(own + 2 * margin, tuple(places), tuple(reach.ratio for reach in found), kept)
 
 
-def free_rows(openvino: Any, model: Any) -> tuple[int, int] | None:
-    """Takes the crop of rows out of a part.
+def free_rows(openvino: Any, model: Any) -> tuple[Fraction, Fraction] | None:
+    """Takes the crop of rows out of a part, and lets what splits channels do so for any number of rows.
 
     Args:
         openvino: the package.
-        model: it is changed, if it has one such crop.
+        model: it is changed; the crop stays if there is more than one.
 
     Returns:
-        the rows that were cropped to; ``None`` where there is not one crop.
+        from where to where it cropped, as shares of the height of its image; ``None`` where there is not one crop.
     """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Reshape" and _splits_channels(node):
+            shape = shape_of(node.output(0))
+            shape[-2] = -1
+            node.input(1).replace_source_output(openvino.opset13.constant(np.array(shape, np.int64)).output(0))
     crops = [node for node in model.get_ordered_ops() if node.get_type_name() == "Slice" and 2 in values_of(node, 4)]
     if len(crops) != 1 or list(values_of(crops[0], 4)) != [2]:
         return None
-    found = int(values_of(crops[0], 1)[0]), int(values_of(crops[0], 2)[0])
+    rows = shape_of(crops[0].input(0).get_source_output())[-2]
+    found = Fraction(int(values_of(crops[0], 1)[0]), rows), Fraction(int(values_of(crops[0], 2)[0]), rows)
     for index, place in ((1, 0), (2, _TO_THE_END)):
         constant = openvino.opset13.constant(np.array([place], np.int64))
         crops[0].input(index).replace_source_output(constant.output(0))
@@ -189,7 +206,17 @@ def _of_first(node: Any, image: _Reach) -> _Reach | None:  # noqa: ARG001
 def _of_channels(node: Any, image: _Reach) -> _Reach | None:
     """In images the second axis is that of channels; in what is left of them when they have none, that of rows."""
     images = node.output(0) if node.get_type_name() == "Unsqueeze" else node.input(0).get_source_output()
-    return image if _axes(node) == {1} and len(shape_of(images)) == _RANK else None
+    return image if _axes(node) == {1} and len(shape_of(images)) >= _RANK else None
+
+
+def _of_reshape(node: Any, image: _Reach) -> _Reach | None:
+    return image if _splits_channels(node) else None
+
+
+def _of_squares(node: Any, image: _Reach) -> _Reach | None:
+    """Of channels that become pixels beside each other."""
+    size = node.get_attributes()["block_size"]
+    return _Reach(image.ratio * size, image.margin * size)
 
 
 def _of_transpose(node: Any, image: _Reach) -> _Reach | None:
@@ -251,10 +278,19 @@ _OF_KINDS: dict[str, Callable[[Any, _Reach], _Reach | None]] = {
     **dict.fromkeys(_CONVOLUTIONS, _of_convolution),
     "BatchNormInference": _of_first,
     "ConvolutionBackpropData": _of_transposed,
+    "DepthToSpace": _of_squares,
     "Pad": _of_pad,
+    "Reshape": _of_reshape,
     "Slice": _of_crop,
     "Transpose": _of_transpose,
 }
+
+
+def _splits_channels(node: Any) -> bool:
+    """Whether an image is reshaped to one more axis, its channels to two; or back."""
+    before, after = shape_of(node.input(0).get_source_output()), shape_of(node.output(0))
+    ranks = {len(before), len(after)}
+    return ranks == {_RANK, _RANK + 1} and before[0] == after[0] and before[-2:] == after[-2:]
 
 
 def _is_free(node: Any) -> bool:

@@ -288,8 +288,9 @@ def test_networks_whose_sizes_freeze_are_traced_by_a_whole_tile(soft_card):
     from geoseg.models.graphs import _example_side
 
     card = replace(soft_card, tile=192, bands=("red", "green", "blue"))
-    assert _example_side(build("pspnet-resnet18", classes=1).eval(), card) == 192
-    assert _example_side(build("unet-resnet18", classes=1).eval(), card) == 128
+    assert _example_side(build("pspnet-resnet18", classes=1).eval(), card, 0) == 192
+    unet = build("unet-resnet18", classes=1).eval()
+    assert [_example_side(unet, card, halo) for halo in (0, 32, 63, 64)] == [128, 128, 128, 192]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ if find_spec("openvino") is None:
     pytest.skip("needs the extra openvino", allow_module_level=True)
 
 from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.heads import split_head  # noqa: E402
 from geoseg.models.narrowing import narrow  # noqa: E402
 from geoseg.models.runtime_openvino import _core, _fold, _openvino  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
@@ -115,6 +116,38 @@ def test_other_networks(architecture, narrower):
     expected, found, left = both(Cropped(build(architecture, classes=2), 48), side=160)
     assert_alike(found, expected)
     assert (left < 1) == narrower
+
+
+@pytest.mark.parametrize("halo", [1, 2, 3, 17, 32, 48])
+def test_a_head_that_gives_squares_of_pixels(merged, halo):
+    class Squares(Cropped):
+        def forward(self, inputs):
+            stop = inputs.shape[-1] // 2 - halo
+            return self.network(inputs)[..., halo:stop, halo:stop]
+
+    expected, found, left = both(Squares(split_head(merged, torch.randn(1, 3, 128, 128)), halo))
+    assert found.shape == (1, 12, 128 - 2 * halo, 128 - 2 * halo)
+    assert_alike(found, expected)
+    assert (left < 1) == (halo > 3)
+
+
+@pytest.mark.parametrize("halo", [20, 21, 22, 23])
+def test_steps_that_do_not_divide_what_is_lost(halo):
+    """Images lose three times as much where they become three times as large; the next layer takes steps of two."""
+
+    class Steps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = torch.nn.ConvTranspose2d(3, 4, 3, stride=3)
+            self.down = torch.nn.Conv2d(4, 2, 5, stride=2, padding=2)
+
+        def forward(self, inputs):
+            return self.down(self.up(inputs).relu())[..., halo : 384 - halo, halo : 384 - halo]
+
+    torch.manual_seed(0)
+    expected, found, left = both(Steps())
+    assert_alike(found, expected)
+    assert left < 1
 
 
 def test_a_crop_that_differs_between_sides():

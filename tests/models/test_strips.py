@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from importlib.util import find_spec
 
@@ -15,9 +16,11 @@ pytest.importorskip("onnx")
 if find_spec("openvino") is None:
     pytest.skip("needs the extra openvino", allow_module_level=True)
 
-from geoseg.models import parts, runtime_openvino  # noqa: E402
+from geoseg.models import parts, runtime_openvino, zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.heads import SQUARE, split_head  # noqa: E402
 from geoseg.models.narrowing import narrow  # noqa: E402
+from geoseg.models.runtime_torch import Labeller, Scorer  # noqa: E402
 from geoseg.models.strips import find_strips  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 
@@ -124,6 +127,22 @@ def test_scores_and_any_halo(unet, halo, monkeypatch):
     assert alike(results(graph, 64, monkeypatch), expected)
 
 
+@pytest.mark.parametrize("kind", [Labeller, Scorer])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_heads_that_give_squares_of_pixels(unet, kind, precision, monkeypatch):
+    """Channels that are split, and become pixels beside each other."""
+    card = replace(zoo.load("town"), classes=zoo.load("town").classes[:2])
+    split = split_head(unet, torch.randn(1, 3, 128, 128))
+    how = {"device": torch.device("cpu"), "halo": 32, "refine": "none", "tta": "none"}
+    graph = graph_of(kind(card, split, square=SQUARE, **how))
+    counts = strips_of(graph, monkeypatch, 64, precision)
+    assert counts[-1] > 1
+    assert counts[-2] is None
+    expected = results(graph_of(kind(card, unet, **how)), 10 * SIDE, monkeypatch, precision=precision)
+    for rows in (10 * SIDE, 64, 40):
+        assert alike(results(graph, rows, monkeypatch, precision=precision), expected)
+
+
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -166,9 +185,8 @@ def read(network, height):
 def test_every_row_is_kept_once_and_far_enough_from_the_ends_of_its_strip():
     convolution = torch.nn.Conv2d(2, 3, 5, padding=2)
     for height in (64, 100, 128):
-        for crop in (None, (10, 57)):
-            found = find_strips(read(convolution, height), height, 20, crop)
-            low, high = crop or (0, height)
+        for low, high in ((0, height), (10, 57)):
+            found = find_strips(read(convolution, height), height, 20, (Fraction(low, height), Fraction(high, height)))
             assert found.ratios == (Fraction(1),)
             rows = [row for place in found.places for row in range(place.begin, place.end)]
             assert rows == list(range(rows[0], rows[-1] + 1))

@@ -1,0 +1,87 @@
+"""Networks whose last convolution gives two by two pixels at once (floor 3).
+
+A CPU makes sixteen channels in the time of one, and classes are few: most of the last convolution, which is that of the
+most pixels, comes to nothing. Over steps of two rows and columns, with its weights at four places of a kernel that is
+larger by one, it gives the logits of four pixels as channels, by less than half the work for four classes. What decides
+by them does not care where pixels lie; only its bytes are put side by side (W. Shi et al., *Real-Time Single Image and
+Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network*, 2016,
+https://arxiv.org/abs/1609.05158, there to enlarge images).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SQUARE", "put_side_by_side", "split_head"]
+
+SQUARE = 2
+"""side of the square of pixels that one place stands for"""
+
+_LANES = 16  # channels that are made at once
+_TOLERANCE = 1e-3  # of logits
+
+
+def split_head(network: nn.Module, example: Tensor) -> nn.Module | None:
+    """The network with such a last convolution.
+
+    Args:
+        network: in evaluation mode; it is left as it is.
+        example: inputs (N, bands, T, T) for which both must give the same but for rounding.
+
+    Returns:
+        A copy, from inputs (N, bands, T, T) to logits (N, planes * SQUARE^2, T / SQUARE, T / SQUARE), the pixels of a
+        square row by row for each plane; ``None`` where the last convolution is none that can be split, or gives too
+        many planes to gain by it.
+    """
+    head = getattr(network, "segmentation_head", None)
+    if not isinstance(head, nn.Sequential) or not isinstance(head[0], nn.Conv2d) or not _fits(head[0]):
+        return None
+    split = copy.deepcopy(network)
+    split.get_submodule("segmentation_head")[0] = _over_squares(head[0])  # type: ignore[operator]
+    with torch.no_grad():
+        found = nn.functional.pixel_shuffle(split(example), SQUARE)
+        expected = network(example)
+        alike = found.shape == expected.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+    return split if alike else None
+
+
+def put_side_by_side(planes: Tensor) -> Tensor:
+    """Pixels (N, ..., SQUARE^2, rows, cols) at their places: (N, ..., rows * SQUARE, cols * SQUARE)."""
+    if planes.dim() == 4:  # of one plane
+        return nn.functional.pixel_shuffle(planes, SQUARE)[:, 0]
+    return nn.functional.pixel_shuffle(planes.flatten(1, 2), SQUARE)
+
+
+def _fits(conv: nn.Conv2d) -> bool:
+    """Whether a convolution looks around each pixel alike, and gives few planes."""
+    around = tuple(size // 2 for size in conv.kernel_size)
+    return (
+        conv.out_channels * SQUARE**2 <= _LANES
+        and all(size % 2 for size in conv.kernel_size)
+        and (conv.padding, conv.padding_mode) == (around, "zeros")
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+    )
+
+
+def _over_squares(conv: nn.Conv2d) -> nn.Conv2d:
+    rows, cols = conv.kernel_size
+    planes, channels = conv.weight.shape[:2]
+    weight = torch.zeros(planes, SQUARE, SQUARE, channels, rows + SQUARE - 1, cols + SQUARE - 1)
+    for row in range(SQUARE):
+        for col in range(SQUARE):
+            weight[:, row, col, :, row : row + rows, col : col + cols] = conv.weight.detach()
+    found = nn.Conv2d(
+        channels,
+        planes * SQUARE**2,
+        (rows + SQUARE - 1, cols + SQUARE - 1),
+        stride=SQUARE,
+        padding=conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    found.weight.data = weight.flatten(0, 2)
+    if conv.bias is not None:
+        found.bias = nn.Parameter(conv.bias.detach().repeat_interleave(SQUARE**2))
+    return found.eval()
