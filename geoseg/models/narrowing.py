@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from geoseg.models.nodes import POINTWISE, UPSAMPLING, name_of, shape_of, values_of
+from geoseg.models.nodes import POINTWISE, UPSAMPLING, is_crop, name_of, shape_of, values_of
 
 __all__ = ["narrow"]
 
@@ -162,7 +162,7 @@ def _asked(node: Any, spare: _Margin) -> list[_Margin]:
             return [_asked_by_convolution(node, spare), *nothing[1:]]
     if kind in _OF_THE_FIRST:
         return [_OF_THE_FIRST[kind](node, spare), *nothing[1:]]
-    if kind == "Slice" and len(inputs) == 5 and _is_crop(node):
+    if kind == "Slice" and len(inputs) == 5 and is_crop(node):
         found = list(spare)
         for begin, end, axis in zip(values_of(node, 1), values_of(node, 2), values_of(node, 4), strict=True):
             found[axis - 2] = min(begin, shape_of(inputs[0])[axis] - end)
@@ -216,16 +216,6 @@ _OF_THE_FIRST = {  # kinds of nodes whose other inputs are no images
     "ConvolutionBackpropData": _asked_by_transposed,
     "Interpolate": _asked_by_repeating,
 }
-
-
-def _is_crop(node: Any) -> bool:
-    """Whether a slice is one of rows and columns, whose places are known."""
-    if any(node.input(index).get_source_output().get_node().get_type_name() != "Constant" for index in range(1, 5)):
-        return False
-    places = np.concatenate([values_of(node, 1), values_of(node, 2)])
-    shape = shape_of(node.input(0).get_source_output())
-    ends = all(end <= shape[axis] for end, axis in zip(values_of(node, 2), values_of(node, 4), strict=True))
-    return ends and places.min() >= 0 and set(values_of(node, 3)) == {1} and set(values_of(node, 4)) <= {2, 3}
 
 
 def _is_for_all(output: Any) -> bool:

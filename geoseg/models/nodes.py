@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["POINTWISE", "UPSAMPLING", "name_of", "shape_of", "values_of"]
+__all__ = ["POINTWISE", "UPSAMPLING", "is_crop", "name_of", "shape_of", "values_of"]
 
 POINTWISE = frozenset({
     "Abs", "Add", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "FakeQuantize", "Gelu", "Greater",
@@ -34,3 +34,13 @@ def shape_of(output: Any) -> list[int]:
 def values_of(node: Any, index: int) -> NDArray[np.int64]:
     """Of an input of a node that is constant."""
     return np.asarray(node.input(index).get_source_output().get_node().get_data(), np.int64)
+
+
+def is_crop(node: Any) -> bool:
+    """Whether a slice is one of rows and columns, whose places are known."""
+    if any(node.input(index).get_source_output().get_node().get_type_name() != "Constant" for index in range(1, 5)):
+        return False
+    places = np.concatenate([values_of(node, 1), values_of(node, 2)])
+    shape = shape_of(node.input(0).get_source_output())
+    ends = all(end <= shape[axis] for end, axis in zip(values_of(node, 2), values_of(node, 4), strict=True))
+    return ends and places.min() >= 0 and set(values_of(node, 3)) == {1} and set(values_of(node, 4)) <= {2, 3}

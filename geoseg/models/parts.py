@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geoseg.models.graphs import EXACT
-from geoseg.models.nodes import UPSAMPLING, name_of, shape_of
+from geoseg.models.nodes import UPSAMPLING, is_crop, name_of, shape_of, values_of
 from geoseg.models.strips import Strips, find_strips, free_rows
 from geoseg.settings import Arithmetic
 
@@ -197,14 +197,33 @@ def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: s
         taken.append(operations.parameter(shape_of(given.output(0)), narrow_kind))
         for node in (results[-1], taken[-1]):
             node.set_friendly_name(f"{name_of(output.get_node())}, handed over")
-        found = operations.transpose(operations.convert(taken[-1], "f32"), np.array(_CHANNELS_FIRST))
-        for reader in readers:
-            reader.replace_source_output(found.output(0))
+        for source, inputs in _crops_first(operations, taken[-1], readers):
+            found = operations.transpose(operations.convert(source, "f32"), np.array(_CHANNELS_FIRST))
+            for entry in inputs:
+                entry.replace_source_output(found.output(0))
     begin = openvino.Model(results, second.get_parameters(), "first").clone()
     second.add_parameters(taken)
     for part in (begin, second):
         _drop_unread(part)
     return begin, second
+
+
+def _crops_first(operations: Any, taken: Any, readers: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+    """What was handed over, cropped for those who read crops of it, and as it is for the others, with who reads them.
+
+    To turn an image for one reader costs OpenVINO nothing. For several it does so, and each turns it back.
+    """
+    found: list[tuple[Any, list[Any]]] = []
+    others = []
+    for reader in readers:
+        node = reader.get_node()
+        if node.get_type_name() == "Slice" and is_crop(node):
+            begin, end, steps, axes = (values_of(node, index) for index in range(1, 5))
+            inputs = list(node.output(0).get_target_inputs())
+            found.append((operations.slice(taken, begin, end, steps, axes - 1), inputs))
+        else:
+            others.append(reader)
+    return [*found, (taken, others)] if others else found
 
 
 def _taken_over(ordered: Sequence[Any]) -> set[str]:
