@@ -19,8 +19,6 @@ from typing import Protocol, TypeVar
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from geoseg.codes import BACKGROUND, NODATA
 from geoseg.errors import InputError
@@ -161,12 +159,12 @@ def grid_of(parts: Iterable[P], scene_shape: tuple[int, int]) -> dict[tuple[int,
 
 
 def join(pairs: NDArray[np.int64], total: int) -> tuple[int, NDArray[np.int32]]:
-    """Union: how many groups ``total`` things form when the ``pairs`` (2, n) belong together, and the group of each."""
-    if not total:
-        return 0, np.zeros(0, np.int32)
-    graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(total, total))
-    groups, group = connected_components(graph, directed=False)
-    return int(groups), group
+    """Union: how many groups ``total`` things form when the ``pairs`` (2, n) belong together, and the group of each.
+
+    Groups count from 0, in the order of their first things.
+    """
+    group = _group(np.ascontiguousarray(pairs, np.int64), total)
+    return int(group.max(initial=-1)) + 1, group
 
 
 def side_of(window: Window, side: str) -> slice:
@@ -281,6 +279,20 @@ def _unite(root: NDArray[np.int64], one: int, other: int) -> None:
         root[other] = root[root[other]]
         other = root[other]
     root[max(one, other)] = min(one, other)
+
+
+@numba.njit(cache=True, nogil=True)
+def _group(pairs: NDArray[np.int64], total: int) -> NDArray[np.int32]:
+    root, group, count = np.arange(total), np.empty(total, np.int32), 0
+    for pair in range(pairs.shape[1]):
+        _unite(root, pairs[0, pair], pairs[1, pair])
+    for thing in range(total):
+        if root[thing] == thing:
+            group[thing] = count
+            count += 1
+        else:
+            group[thing] = group[root[thing]]  # an earlier thing: it has its group
+    return group
 
 
 @numba.njit(cache=True, nogil=True)

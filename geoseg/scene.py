@@ -57,7 +57,7 @@ COMMON_NAMES = frozenset({
     "red", "rededge", "rededge071", "rededge075", "rededge078", "swir", "swir16", "swir22", "yellow",
 })  # fmt: skip
 ALPHA_NAMES = re.compile("alpha|mask|valid|opacity|transparen|^a$|^band", re.IGNORECASE)
-CACHE_BYTES = 256 * 1024**2  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
+CACHE_BYTES = 128 * 1024**2  # GDAL's block cache; its own default is 5 % of the machine's memory, for every worker
 STRIP_PIXELS = 4_000_000  # source pixels held at once while resampling, of every band read
 STRETCH = 0.01  # a projection that stretches lengths by more than this is not taken at its word
 SAME_GSD = 1e-3  # a GSD this close to the raster's own is the raster's own: resampling would only blur

@@ -35,7 +35,18 @@ from geoseg.stages.refine import reach_px
 
 __all__ = ["Pass", "Plan", "make_plan", "seconds_per_tile"]
 
-_BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 300, "onnx": 800}
+_BYTES_PER_TILE_PIXEL: dict[Resolved, int] = {"torch": 1100, "openvino": 600, "onnx": 800}
+# With OpenVINO, of what is well below or above that, see tests/benchmarks/tile_memory.py.
+_BYTES_OF_FAMILY = {
+    "unet": 210,
+    "linknet": 210,
+    "fpn": 240,
+    "deeplabv3plus": 210,
+    "pan": 210,
+    "manet": 240,
+    "unetplusplus": 380,
+    "tiramisu": 1500,
+}
 _OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6}
 _TILE_BYTES = 2 * 1024**3  # of a worker's memory; a constant, since tiles must not depend on the machine
 _WORKER_BASE_BYTES = 700 * 1024**2
@@ -121,7 +132,7 @@ class Pass:
         With blending there are the sums of some rows of tiles, too, and what decides by them.
         """
         lattice = self.lattice
-        taken = int(lattice.tile_size**2 * _bytes_per_pixel(self.runtime, self.precision))
+        taken = int(lattice.tile_size**2 * _bytes_per_pixel(self.card, self.runtime, self.precision))
         taken += 24 * min(lattice.chunk**2, self.pixels)
         if self.stitch != "crop":
             taken += blend_bytes(lattice.core, lattice.halo, self.card.planes, min(lattice.chunk, lattice.width))
@@ -283,7 +294,7 @@ def _make_pass(
     scale = settings.scale if card.dtype == "uint8" else None
     thresholds = _thresholds(card, grid, choice.bands, scale)
     stitch: Stitch = "crop" if card.weights is None else settings.stitch
-    core, halo = _core_and_halo(card, grid, settings, stitch, _bytes_per_pixel(runtime, precision))
+    core, halo = _core_and_halo(card, grid, settings, stitch, _bytes_per_pixel(card, runtime, precision))
     if settings.bounds is not None:
         wanted = grid.window_of_bounds(settings.bounds)
         # with blending all tiles count that hold a pixel, also those whose cores lie up to a halo away
@@ -368,9 +379,12 @@ def _blended_chunk(lattice: Lattice, within: Window | None, workers: int) -> int
     return min(range(core, max(core, _BLENDED_CHUNK) + 1, core), key=latest)
 
 
-def _bytes_per_pixel(runtime: Resolved, precision: Arithmetic) -> float:
+def _bytes_per_pixel(card: Card, runtime: Resolved, precision: Arithmetic) -> float:
     """Estimated memory of a tile's activations, bytes per pixel."""
-    return _BYTES_PER_TILE_PIXEL[runtime] * _OF_FP32[precision]
+    found = _BYTES_PER_TILE_PIXEL[runtime]
+    if runtime == "openvino":
+        found = _BYTES_OF_FAMILY.get(card.architecture.partition("-")[0], found)
+    return found * _OF_FP32[precision]
 
 
 def _halo(card: Card, settings: RunSettings, stitch: Stitch) -> int:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from geoseg.engine import prediction
+from geoseg.engine import plan, prediction
 from geoseg.engine.plan import make_plan
 from geoseg.models import runtimes
 from geoseg.settings import RunSettings
@@ -86,3 +86,17 @@ def test_a_missing_package_is_told_in_one_line(geoseg, land, small_card, tmp_pat
         assert errors.count("\n") == 1
         assert f"pip install 'geoseg[{runtime}]'" in errors
     assert not (tmp_path / "out").exists()
+
+
+@needs_extras
+def test_networks_that_take_more_memory_have_smaller_tiles(land, write_card, monkeypatch):
+    monkeypatch.setattr(plan, "_TILE_BYTES", 210 * 192**2)
+    path = write_card("any", tile=192)
+    item = json.loads(path.read_text(encoding="utf-8"))
+    sides = []
+    for architecture in ("unet-tf_efficientnet_lite0", "tiramisu-56", "somebody's"):
+        item["properties"]["mlm:architecture"] = architecture
+        path.write_text(json.dumps(item), encoding="utf-8")
+        settings = RunSettings(models=(str(path),), runtime="openvino", precision="fp32")
+        sides.append(make_plan(str(land), settings).passes[0].lattice.tile_size)
+    assert sides[0] > sides[2] >= sides[1]
