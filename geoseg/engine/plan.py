@@ -43,8 +43,8 @@ _BYTES_OF_FAMILY = {
     "fpn": 240,
     "deeplabv3plus": 210,
     "pan": 210,
-    "manet": 240,
-    "unetplusplus": 380,
+    "manet": 280,
+    "unetplusplus": 450,
     "tiramisu": 1500,
 }
 _OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6}
