@@ -1,4 +1,4 @@
-"""The process of the ``geoseg`` command, which ``python -m geoseg`` is, too (floor 5)."""
+"""The process of the ``geoseg`` command, which ``python -m geoseg`` is, too (floor 6)."""
 
 from __future__ import annotations
 
