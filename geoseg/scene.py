@@ -1,7 +1,7 @@
 """The door to rasters: geometry, bands, nodata and windowed reads. Nothing else in geoseg reads one.
 
 A `Scene` is a small value that can be pickled and sent anywhere: a path, a grid, and what the header says.
-No open file goes with it; every thread opens its own where it first reads. `at_gsd` and `crop` give the same
+No open file goes with it; each process opens as many as its threads read at once. `at_gsd` and `crop` give the same
 raster on another grid, or a part of it, and read through to the file:
 
 >>> scene = Scene.open("naip.tif").at_gsd(1.0)                       # doctest: +SKIP
@@ -443,23 +443,23 @@ class Scene:
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read a window of this grid from an open file."""
         if self._scale == (1.0, 1.0):
-            return reader.read(window, indexes)
+            return reader.read(self, window, indexes)
         # the size of an overview is a whole number, so it is not the file's over some factor
         size = reader.height, reader.width
         scale = self._scale[0] * size[0] / self._native[0], self._scale[1] * size[1] / self._native[1]
-        read = functools.partial(reader.read, indexes=indexes)
+        read = functools.partial(reader.read, self, indexes=indexes)
         return _resampled(read, window, scale=scale, size=size)
 
 
 class _Reader:
-    """One open file, at full resolution or an overview; for one thread at a time."""
+    """One open file, at full resolution or an overview; for one thread at a time.
+
+    It holds no scene, whose source holds it: so files close as soon as nobody needs them.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self._path = scene.path
-        self._bands = scene.bands
-        self._masked = scene._masked  # noqa: SLF001 - one half of the same thing
-        self._source = scene._source  # noqa: SLF001
-        options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001
+        options = {} if scene._level is None else {"overview_level": scene._level}  # noqa: SLF001 - one half of the same thing
         with _one_line(self._path, "cannot be opened", ReadError), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Scene.open` has asked
             self._full = rasterio.open(scene.path)
@@ -474,17 +474,17 @@ class _Reader:
         """Return the digest of size and time of the files."""
         return _stamp(self._full)
 
-    def read(self, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Read a window within the file: pixels as they are, and validity."""
-        alpha = next((band.index for band in self._bands if band.common_name == "alpha"), None)
+    def read(self, scene: Scene, window: Window, indexes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window within the file, of a scene that it is open for: pixels as they are, and validity."""
+        alpha = next((band.index for band in scene.bands if band.common_name == "alpha"), None)
         beside = alpha is not None and alpha not in indexes
-        with self._watched(window, self._data), _one_line(self._path, f"{window} cannot be read", ReadError):
+        with self._watched(scene, window, self._data), _one_line(self._path, f"{window} cannot be read", ReadError):
             pixels = self._data.read([*indexes, alpha] if beside else list(indexes), window=_box(window))
         valid = pixels[-1] != 0 if beside else np.ones(pixels.shape[1:], np.bool_)
         pixels = pixels[: len(indexes)]
-        if self._masked:
-            valid &= self._mask(window)
-        if (empty := self._nodata(pixels, indexes)) is not None:
+        if scene._masked:  # noqa: SLF001
+            valid &= self._mask(scene, window)
+        if (empty := self._nodata(scene, pixels, indexes)) is not None:
             valid &= ~empty
         if np.issubdtype(pixels.dtype, np.floating):
             finite = np.isfinite(pixels)
@@ -494,50 +494,52 @@ class _Reader:
         return pixels, valid
 
     @contextmanager
-    def _watched(self, window: Window, dataset: Any) -> Iterator[None]:
+    def _watched(self, scene: Scene, window: Window, dataset: Any) -> Iterator[None]:
         """Read a window of an open file, none of a mosaic where a part is missing."""
-        if self._source.parts:
+        source = scene._source  # noqa: SLF001
+        if source.parts:
             grow = self._full.height / dataset.height, self._full.width / dataset.width
             rows = (window.row_off - 2) * grow[0], (window.row_stop + 2) * grow[0]
             cols = (window.col_off - 2) * grow[1], (window.col_stop + 2) * grow[1]
-            shown = [part for part in self._source.parts if part.meets(rows, cols)]
+            shown = [part for part in source.parts if part.meets(rows, cols)]
             if missing := _missing(shown):
                 raise ReadError(f"{_shown(self._path)}: {window} cannot be read: {missing}: No such file or directory")
         with _environment():
             try:
                 yield
             except ReadError as error:
-                if self._source.parts and "IReadBlock" not in str(error):  # not a damaged block, but a part
-                    self._source.broken = True
+                if source.parts and "IReadBlock" not in str(error):  # not a damaged block, but a part
+                    source.broken = True
                 raise
 
-    def _nodata(self, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_] | None:
+    @staticmethod
+    def _nodata(scene: Scene, pixels: NDArray[Any], indexes: Sequence[int]) -> NDArray[np.bool_] | None:
         """Tell where every band with a nodata value holds it. A band may reach it by honest darkness."""
         empty: NDArray[np.bool_] | None = None
         for plane, index in zip(pixels, indexes, strict=True):
-            nodata = self._bands[index - 1].nodata
-            if nodata is None or self._bands[index - 1].common_name == "alpha":
+            nodata = scene.bands[index - 1].nodata
+            if nodata is None or scene.bands[index - 1].common_name == "alpha":
                 continue
             value = _as_stored(nodata, pixels.dtype)
             here = np.zeros(plane.shape, np.bool_) if value is None else plane == value  # NaN: see the caller
             empty = here if empty is None else empty & here
         return empty
 
-    def _mask(self, window: Window) -> NDArray[np.bool_]:
+    def _mask(self, scene: Scene, window: Window) -> NDArray[np.bool_]:
         """Read the mask of the dataset on the grid of the open level.
 
         Always from the full resolution: to GDAL a mask without overviews is all valid in an overview.
         """
         if self._data is self._full:
-            return self._full_mask(window)[1]
+            return self._full_mask(scene, window)[1]
         size = int(self._full.height), int(self._full.width)
         scale = size[0] / self.height, size[1] / self.width
-        return _resampled(self._full_mask, window, scale=scale, size=size)[1]
+        return _resampled(functools.partial(self._full_mask, scene), window, scale=scale, size=size)[1]
 
-    def _full_mask(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _full_mask(self, scene: Scene, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the mask of the dataset at full resolution, with no bands beside it."""
         problem = f"the mask of {window} cannot be read"
-        with self._watched(window, self._full), _one_line(self._path, problem, ReadError):
+        with self._watched(scene, window, self._full), _one_line(self._path, problem, ReadError):
             mask = self._full.read_masks(1, window=_box(window)) != 0
         return np.empty((0, *mask.shape), np.uint8), mask
 
@@ -647,7 +649,7 @@ def _one_line(path: str, problem: str, kind: type[GeosegError]) -> Iterator[None
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Hold GDAL's block cache to a size that does not grow with the machine, unless the user set it."""
+    """Hold GDAL's block cache, for a read, to a size that does not grow with the machine, unless the user set it."""
     with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_BYTES})):
         yield
 

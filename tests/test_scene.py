@@ -805,6 +805,18 @@ class TestEverywhere:
         gc.collect()
         assert self.open_files(path) == 0
 
+    def test_files_close_without_a_collector(self, write_raster, pixels):
+        path = write_raster(pixels)
+        gc.disable()
+        try:
+            scene = Scene.open(path)
+            scene.read(scene.window, (1,))
+            assert self.open_files(path) > 0
+            del scene
+            assert self.open_files(path) == 0
+        finally:
+            gc.enable()
+
     def test_blocks_are_decoded_once(self, write_raster, pixels):
         path = write_raster(pixels, compress="deflate", tiled=True, blockxsize=16, blockysize=16)
         scene = Scene.open(path)

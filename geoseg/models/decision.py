@@ -41,7 +41,7 @@ class Decision:
         self._exhaustive = card.architecture.startswith("otsu-")  # every pixel is of one of its classes
 
     def core(self, planes: torch.Tensor) -> torch.Tensor:
-        """Crops the halo from (..., tile, tile)."""
+        """Crops the halo from (..., side, side), of the tile or of its squares."""
         stop = planes.shape[-1] - self._halo
         return planes[..., self._halo : stop, self._halo : stop]
 
@@ -76,7 +76,7 @@ class Decision:
         return self.core(scores).logit(eps=1e-7)
 
     def _decide(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask and confidence, (N, rows, cols) uint8, by odds against background (N, classes, rows, cols)."""
+        """Mask and confidence, (N, ...) uint8, by odds against background (N, classes, ...)."""
         if self._boundaries:
             logits = join_boundaries(logits, self._boundaries, sigmoid=self._sigmoid)
         best = logits.amax(dim=1)
@@ -121,6 +121,6 @@ def join_boundaries(
 
 
 def _logsumexp(logits: torch.Tensor) -> torch.Tensor:
-    """Of the channels (N, channels, rows, cols), of which one at least is finite; OpenVINO's own overflows."""
+    """Of the channels (N, channels, ...), of which one at least is finite; OpenVINO's own overflows."""
     highest = logits.amax(dim=1, keepdim=True)
     return ((logits - highest).exp().sum(dim=1, keepdim=True).log() + highest).squeeze(1)

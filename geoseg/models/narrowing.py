@@ -120,7 +120,8 @@ class _Cropper:
         """
         source = node.input(index).get_source_output()
         maker = source.get_node()
-        if maker.get_type_name() in _CONVOLUTIONS and len(source.get_target_inputs()) == 1:
+        as_large = maker.get_type_name() in _CONVOLUTIONS and set(maker.get_attributes()["strides"]) == {1}
+        if as_large and len(source.get_target_inputs()) == 1:
             given = self._asked[name_of(maker)][0]
             if lost == _NONE and given[0] >= goal[0] and given[1] >= goal[1]:
                 self._crop(maker, 0, lost, goal)

@@ -29,7 +29,7 @@ _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _STRIP = 128  # rows of a tile in a strip, about; see tests/benchmarks/strips.py
 _DEEP = 4  # how much smaller images are where layers are no longer computed in strips
 _FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
-_READING = {"Convert", "Transpose"}  # kinds of nodes that make an image of what was handed over
+_READING = {"Convert", "Slice", "Transpose"}  # kinds of nodes that make an image of what was handed over
 
 
 class Part(NamedTuple):
@@ -217,7 +217,8 @@ def _crops_first(operations: Any, taken: Any, readers: Sequence[Any]) -> list[tu
     others = []
     for reader in readers:
         node = reader.get_node()
-        if node.get_type_name() == "Slice" and is_crop(node):
+        crops = node.get_type_name() == "Slice" and is_crop(node)
+        if crops and len(values_of(node, 4)) == 2:  # of one axis alone, rows could not be told from columns later
             begin, end, steps, axes = (values_of(node, index) for index in range(1, 5))
             inputs = list(node.output(0).get_target_inputs())
             found.append((operations.slice(taken, begin, end, steps, axes - 1), inputs))

@@ -116,7 +116,7 @@ class Scorer(Labeller):
         """
         odds = self._decision.odds(*self._see(tiles))
         if self._activate is _softmax:
-            odds = torch.cat([torch.zeros_like(odds[:, :1]), odds], dim=1)
+            odds = torch.cat([odds[:, :1] * 0, odds], dim=1)  # zeros of whatever size, so that graphs do for any tile
         return (self._place((self._activate(odds) * 255).round().to(torch.uint8)),)
 
 

@@ -111,7 +111,8 @@ def find_strips(model: Any, height: int, wanted: int, crop: tuple[Fraction, Frac
         model: all of whose inputs have so many rows.
         height: that many.
         wanted: rows of a strip, about.
-        crop: from where to where rows are kept of every result, as shares of its height; ``None`` for all.
+        crop: from where to where rows are kept, as shares of the height of every result, which all come of what was
+            cropped; ``None`` for all.
 
     Returns:
         the strips; ``None`` where a value depends on rows that are far away, and where there would be one strip.

@@ -83,7 +83,7 @@ def test_killed_and_run_again(command, whole, tmp_path, how, signal_number, code
         process.send_signal(signal_number)
         message = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert "Traceback" not in message
+    assert "Traceback" not in message, message
     kept = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
     assert 3 <= len(kept) < 30
     assert not list(home.glob("*.geojson"))

@@ -259,7 +259,9 @@ def test_scores_of_a_shipped_model_are_those_in_torch():
 
 
 @pytest.mark.parametrize(
-    ("runtime", "more"), [("onnx", {}), ("onnx", {"tta": "d4"}), ("openvino", {"refine": "guided"})], ids=str
+    ("runtime", "more"),
+    [("openvino", {}), ("onnx", {}), ("onnx", {"tta": "d4"}), ("openvino", {"refine": "guided"})],
+    ids=str,
 )
 def test_scores_of_any_values_with_softmax_agree(soft_card, deep_tiles, runtime, more):
     expected, found = (

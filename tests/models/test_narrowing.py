@@ -150,6 +150,31 @@ def test_steps_that_do_not_divide_what_is_lost(halo):
     assert left < 1
 
 
+@pytest.mark.parametrize("halo", [5, 17, 32, 64, 100])
+@pytest.mark.parametrize("skips", [False, True])
+def test_steps_before_upsampling(halo, skips):
+    """Of a convolution without a bias, which nothing stands after."""
+
+    class Steps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+            self.deep = torch.nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False)
+            self.up = torch.nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1)
+            self.last = torch.nn.Conv2d(8 if skips else 4, 2, 3, padding=1)
+
+        def forward(self, inputs):
+            shallow = self.down(inputs)
+            image = self.up(self.deep(shallow))
+            image = torch.cat([image, shallow], dim=1) if skips else image
+            image = torch.nn.functional.interpolate(image, scale_factor=2)
+            return self.last(image)[..., halo : 256 - halo, halo : 256 - halo]
+
+    torch.manual_seed(0)
+    expected, found, _ = both(Steps())
+    assert_alike(found, expected)
+
+
 def test_a_crop_that_differs_between_sides():
     """Of rows and columns, and of the beginning and the end."""
 
