@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,10 @@ def assert_sound(subject, home: Path) -> None:
         else:
             assert path.name in {".geoseg", "layers.gpkg"}
     assert not list(home.rglob(".partial-*"))
-    assert not list(home.rglob("*.partial"))
+    deadline = time.monotonic() + 5  # where one of zarr's threads fails, another may be at it still
+    while list(home.rglob("*.partial")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     if (package := home / "layers.gpkg").exists():
         for name, _ in pyogrio.list_layers(package):
             features = len(json.loads(subject.whole[f"{name}.geojson"])["features"])
