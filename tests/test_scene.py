@@ -817,6 +817,20 @@ class TestEverywhere:
         finally:
             gc.enable()
 
+    def test_a_lent_file_knows_no_bands_of_an_older_scene(self, write_raster, pixels):
+        path = write_raster(pixels)
+        older = Scene.open(path)
+        assert older.read(older.window, (1,))[1].all()
+        value = int(pixels[0, 0, 0])
+        Path(f"{path}.aux.xml").write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><NoDataValue>{value}</NoDataValue></PAMRasterBand></PAMDataset>',
+            encoding="utf-8",
+        )
+        newer = Scene.open(path)
+        assert newer.bands[0].nodata == value
+        assert np.array_equal(newer.read(newer.window, (1,))[1], pixels[0] != value)
+        assert older.read(older.window, (1,))[1].all()
+
     def test_blocks_are_decoded_once(self, write_raster, pixels):
         path = write_raster(pixels, compress="deflate", tiled=True, blockxsize=16, blockysize=16)
         scene = Scene.open(path)
