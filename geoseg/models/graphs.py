@@ -136,9 +136,12 @@ def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
     from geoseg.models.runtime_torch import Labeller, Scorer, example_inputs
 
     network, square = _load(card, form), 1
-    if form != "plain" and card.output == "logits" and card.stride % SQUARE == halo % SQUARE == 0:
+    whole_squares = card.stride % SQUARE == halo % SQUARE == 0
+    split = None
+    if form != "plain" and card.output == "logits" and whole_squares:
         split = split_head(network, example_inputs(card, 4 * card.stride))
-        network, square = (network, 1) if split is None else (split, SQUARE)
+    if split is not None:
+        network, square = split, SQUARE
     kind, cpu = Scorer if scores else Labeller, torch.device("cpu")
     whole = kind(card, network, device=cpu, halo=halo, refine="none", tta="none", square=square)
     return _export(whole, network, card, halo)

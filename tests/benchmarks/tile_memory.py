@@ -1,7 +1,8 @@
 """Memory that OpenVINO takes for a tile, by kind of network: ``python tests/benchmarks/tile_memory.py [NAME ...]``
 
 Bytes per pixel of a tile, from the peaks of two processes whose tiles have different sides (random weights, a halo of
-224 px, one tile at a time). By such figures a plan chooses how large tiles are, see ``geoseg.engine.plan``.
+224 px, one tile at a time); 0 where to load the network takes more than either tile. By such figures a plan chooses how
+large tiles are, see ``geoseg.engine.plan``.
 """
 
 from __future__ import annotations
