@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 from pathlib import Path
 
-__all__ = ["count_cores", "cpu_has", "keep_memory", "memory_bytes"]
+__all__ = ["BF16_FLAGS", "count_cores", "cpu_has", "describe_cpu", "keep_memory", "memory_bytes"]
+
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+"""features of CPUs that multiply bfloat16, of which one is enough"""
 
 _GROUPS = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -27,11 +31,14 @@ def count_cores() -> int:
 
 def cpu_has(*flags: str) -> bool:
     """Whether this machine's CPU has one of some features, by Linux' names; elsewhere it is not known to."""
-    try:
-        found = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
+    found = _cpu_info()
     return any(re.search(rf"\b{flag}\b", found) for flag in flags)
+
+
+def describe_cpu() -> str:
+    """What stands for this machine's kind of CPU: its name and its features, as far as they are known."""
+    lines = re.findall(r"^(?:model name|flags|Features)\s*:.*$", _cpu_info(), re.MULTILINE)
+    return "\n".join(dict.fromkeys(lines)) or platform.processor()
 
 
 def memory_bytes() -> int:
@@ -55,6 +62,14 @@ def keep_memory() -> None:
         return
     mallopt(_TRIM_THRESHOLD, 256 << 20)
     mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most it takes
+
+
+def _cpu_info() -> str:
+    """Linux' words on its CPUs; elsewhere none."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return ""
 
 
 def _number(name: str) -> int | None:

@@ -2,8 +2,8 @@
 
 Windows are strewn over scenes of what the model is made for. From every other one the rounding is found (see
 :mod:`geoseg.models.quantization`), on the rest labels are compared with those of fp32. The first convolutions of a
-network see the image itself and lose most; so first all are rounded, then all but the first, and so on, until labels
-agree.
+network see the image itself and lose most; so first all are rounded but those that bf16 leaves as they are, too, then
+all but one more, and so on, until labels agree.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from geoseg.engine.progress import Progress, Silent
 from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_int8
+from geoseg.models.graphs import EXACT
 from geoseg.models.quantization import Calibration, QuantizedLayer, quantized, save_layers
-from geoseg.models.runtime_torch import Labeller, load_network, settle
+from geoseg.models.runtime_torch import Labeller, example_inputs, load_network, settle
+from geoseg.models.upsampling import merge_upsampling
 from geoseg.settings import RunSettings
 
 __all__ = ["MeasuredQuantization", "QuantizationRow", "measure_quantization"]
 
-_LEFT_OUT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # first convolutions that stay fp32
+_LEFT_OUT = (EXACT, 4, 6, 8, 12, 16, 24, 32)  # first convolutions that stay as they are
 _MOST_EXAMPLES = 48  # from which rounding is found, all in memory at once
 _TO_LEARN_AND_TO_JUDGE = 2  # windows of each scene at least
 
@@ -39,7 +41,7 @@ class QuantizationRow:
     """What integers do to labels.
 
     Attributes:
-        left_out: how many convolutions, the first ones, stay fp32.
+        left_out: how many convolutions, the first ones, stay as they are.
         agreement: with the labels of fp32.
     """
 
@@ -153,12 +155,13 @@ def measure_quantization(
     examples = examples[:: -(-len(examples) // _MOST_EXAMPLES)]
     rows: list[QuantizationRow] = []
     layers: dict[str, QuantizedLayer] = {}
-    calibration = Calibration(network, _inputs(card, examples))
+    merged = merge_upsampling(network, example_inputs(card, 4 * card.stride))
+    calibration = Calibration(merged, _inputs(card, examples))
     numbers = [number for number in _LEFT_OUT if number < len(calibration.layers)]
     with progress.stage("quantize", 0):
         for left_out in numbers:
             layers = calibration.quantize(left_out)
-            rounded = quantized(network, layers)
+            rounded = quantized(merged, layers)
             found = [label(rounded, pixels) for pixels in judged]
             rows.append(QuantizationRow(left_out, compare(expected, found)))
             if 1 - rows[-1].agreement.differing >= rate:

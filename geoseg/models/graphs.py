@@ -1,28 +1,21 @@
 """Networks as ONNX graphs, made once and kept (floor 3).
 
-To make a graph takes torch and some seven seconds, for every worker of every run. So it is kept in the cache folder
-under a name that stands for all that decides it: the model, what is around the network, the versions of the packages
-and geoseg's own code. What is kept is checked before it is used, and made anew if it is spoilt.
+To make a graph takes torch and some seven seconds, for every worker of every run. So it is kept under all that decides
+it, see :mod:`geoseg.models.kept`: the model, what is around the network, the versions of the packages.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from geoseg.atomic import staged
-from geoseg.errors import ModelError, OutputError
+from geoseg.errors import ModelError
 from geoseg.models.card import Card
-from geoseg.models.download import cache_folder
+from geoseg.models.kept import find_kept, keep
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,15 +25,14 @@ __all__ = ["EXACT", "Form", "labels_graph", "logits_graph", "scores_graph"]
 EXACT = 3
 """first convolutions of a network in bf16 that stay fp32, see :mod:`geoseg.models.rounding`"""
 
-Form: TypeAlias = Literal["plain", "merged", "bf16", "int8"]
+Form: TypeAlias = Literal["plain", "merged", "bf16", "int8", "int8 and bf16"]
 """of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see
-:func:`geoseg.models.rounding.round_weights`; with convolutions of integers. What is around all but the first takes the
-pixels of a square at once, if the network can give them, see :func:`geoseg.models.heads.split_head`."""
+:func:`geoseg.models.rounding.round_weights`; the merged one with convolutions of integers, see
+:func:`geoseg.models.quantization.quantized`; with weights of bfloat16 where these are not. What is around all but the
+first takes the pixels of a square at once, if the network can give them, see :func:`geoseg.models.heads.split_head`."""
 
 _OPSET = 17
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "onnx")
-_MOST_KEPT = 16  # of some 13 MB each
-_DIGEST_BYTES = 32
 
 _Made: TypeAlias = tuple[bytes, int | None]
 """a graph, side of the tiles that it takes: None for any"""
@@ -69,7 +61,7 @@ def logits_graph(card: Card, *, form: Form) -> bytes:
     """ONNX of the network alone: from inputs (N, bands, T, T) float32 to logits. See :func:`labels_graph`."""
 
     def make() -> _Made:
-        network = _load(card, form)
+        network = _with_integers(_load(card, form), card, form)
         return _export(network, network, card)
 
     return _kept(card, ["logits", form], make)
@@ -79,7 +71,7 @@ _making = threading.Lock()  # torch exports one network at a time, and all threa
 
 
 def _kept(card: Card, what: list[Any], make: Callable[[], _Made]) -> bytes:
-    """A graph from the cache folder, or made and kept there; where nothing can be kept it is only made.
+    """A graph that is kept, or made and then kept.
 
     Args:
         card: of the model.
@@ -87,45 +79,14 @@ def _kept(card: Card, what: list[Any], make: Callable[[], _Made]) -> bytes:
         make: the graph, and the side of the tiles that it takes: ``None`` for any.
     """
     card.check_weights()
-    facts = [card.digest, *what, _OPSET, [version(package) for package in _PACKAGES], _code()]
-
-    def place(side: int | None) -> Path:
-        name = hashlib.sha256(json.dumps([*facts, side]).encode()).hexdigest()
-        return cache_folder() / "graphs" / f"{name[:_DIGEST_BYTES]}.onnx"
-
-    def find() -> bytes | None:
-        for side in (None, card.tile):
-            with suppress(OSError):
-                kept = place(side).read_bytes()
-                graph = kept[_DIGEST_BYTES:]
-                if hashlib.sha256(graph).digest() == kept[:_DIGEST_BYTES]:
-                    return graph
-        return None
-
+    facts = [card.digest, *what, _OPSET, [version(package) for package in _PACKAGES]]
     with _making:
-        return find() or _make_and_keep(make, place)
-
-
-def _make_and_keep(make: Callable[[], _Made], place: Callable[[int | None], Path]) -> bytes:
-    graph, side = make()
-    path = place(side)
-    with suppress(OSError, OutputError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as inside:
-            inside.write_bytes(hashlib.sha256(graph).digest() + graph)
-        newest_first = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in newest_first[_MOST_KEPT:]:
-            file.unlink(missing_ok=True)
-    return graph
-
-
-@cache
-def _code() -> str:
-    """Digest of the code that makes graphs, so that whoever changes it is not given an old one."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+        for side in (None, card.tile):
+            if (found := find_kept("graphs", [*facts, side])) is not None:
+                return found
+        graph, side = make()
+        keep("graphs", [*facts, side], graph)
+        return graph
 
 
 def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
@@ -142,6 +103,7 @@ def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
         split = split_head(network, example_inputs(card, 4 * card.stride))
     if split is not None:
         network, square = split, SQUARE
+    network = _with_integers(network, card, form)
     kind, cpu = Scorer if scores else Labeller, torch.device("cpu")
     whole = kind(card, network, device=cpu, halo=halo, refine="none", tta="none", square=square)
     return _export(whole, network, card, halo)
@@ -152,20 +114,26 @@ def _load(card: Card, form: Form) -> nn.Module:
 
     settle("cpu")
     network = load_network(card).eval()
-    if form == "int8":
-        from geoseg.models.quantization import load_layers, quantized
-
-        network = quantized(network, load_layers(card.int8_path))
-    elif form != "plain":
+    if form != "plain":
         from geoseg.models.upsampling import merge_upsampling
 
         example = example_inputs(card, 4 * card.stride)
         network = merge_upsampling(network, example)
-        if form == "bf16":
+        if form in {"bf16", "int8 and bf16"}:
             from geoseg.models.rounding import round_weights
 
             network = round_weights(network, example)
     return network
+
+
+def _with_integers(network: nn.Module, card: Card, form: Form) -> nn.Module:
+    """The network with the card's convolutions of integers, in forms that have some; its head may have been split."""
+    if form not in {"int8", "int8 and bf16"}:
+        return network
+    from geoseg.models.heads import split_layers
+    from geoseg.models.quantization import load_layers, quantized
+
+    return quantized(network, split_layers(load_layers(card.int8_path), network))
 
 
 def _export(module: nn.Module, network: nn.Module, card: Card, halo: int = 0) -> _Made:

@@ -11,11 +11,18 @@ https://arxiv.org/abs/1609.05158, there to enlarge images).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SQUARE", "put_side_by_side", "split_head"]
+from geoseg.models.quantization import QuantizedLayer
+
+__all__ = ["SQUARE", "put_side_by_side", "split_head", "split_layers"]
+
+_HEAD = "segmentation_head"
+_LAST = f"{_HEAD}.0"
 
 SQUARE = 2
 """side of the square of pixels that one place stands for"""
@@ -36,16 +43,31 @@ def split_head(network: nn.Module, example: Tensor) -> nn.Module | None:
         square row by row for each plane; ``None`` where the last convolution is none that can be split, or gives too
         many planes to gain by it.
     """
-    head = getattr(network, "segmentation_head", None)
+    head = getattr(network, _HEAD, None)
     if not isinstance(head, nn.Sequential) or not isinstance(head[0], nn.Conv2d) or not _fits(head[0]):
         return None
     split = copy.deepcopy(network)
-    split.get_submodule("segmentation_head")[0] = _over_squares(head[0])  # type: ignore[operator]
+    split.set_submodule(_LAST, _over_squares(head[0]))
     with torch.no_grad():
         found = nn.functional.pixel_shuffle(split(example), SQUARE)
         expected = network(example)
         alike = found.shape == expected.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
     return split if alike else None
+
+
+def split_layers(layers: Mapping[str, QuantizedLayer], network: nn.Module) -> dict[str, QuantizedLayer]:
+    """Convolutions of integers for a network whose head may have been split: the head's as well, if it was.
+
+    Args:
+        layers: by name, of the network as it was before.
+        network: as it is.
+    """
+    found = dict(layers)
+    head = found.get(_LAST)
+    if head is not None and network.get_submodule(_LAST).kernel_size != head.weight.shape[2:]:
+        scale, bias = (each.repeat_interleave(SQUARE**2) for each in (head.weight_scale, head.bias))
+        found[_LAST] = replace(head, weight=_spread(head.weight), weight_scale=scale, bias=bias)
+    return found
 
 
 def put_side_by_side(planes: Tensor) -> Tensor:
@@ -67,21 +89,22 @@ def _fits(conv: nn.Conv2d) -> bool:
 
 
 def _over_squares(conv: nn.Conv2d) -> nn.Conv2d:
-    rows, cols = conv.kernel_size
-    planes, channels = conv.weight.shape[:2]
-    weight = torch.zeros(planes, SQUARE, SQUARE, channels, rows + SQUARE - 1, cols + SQUARE - 1)
-    for row in range(SQUARE):
-        for col in range(SQUARE):
-            weight[:, row, col, :, row : row + rows, col : col + cols] = conv.weight.detach()
-    found = nn.Conv2d(
-        channels,
-        planes * SQUARE**2,
-        (rows + SQUARE - 1, cols + SQUARE - 1),
-        stride=SQUARE,
-        padding=conv.padding,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
-    )
-    found.weight.data = weight.flatten(0, 2)
+    weight = _spread(conv.weight.detach())
+    planes, channels, rows, cols = weight.shape
+    padding, bias = conv.padding, conv.bias is not None
+    found = nn.Conv2d(channels, planes, (rows, cols), stride=SQUARE, padding=padding, bias=bias)  # type: ignore[arg-type]
+    found.weight.data = weight
     if conv.bias is not None:
         found.bias = nn.Parameter(conv.bias.detach().repeat_interleave(SQUARE**2))
     return found.eval()
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """Weights (planes, in, rows, cols) at the places of a square's pixels, of any type."""
+    planes, channels, rows, cols = weight.shape
+    sides = rows + SQUARE - 1, cols + SQUARE - 1
+    found = torch.zeros(planes, SQUARE, SQUARE, channels, *sides, dtype=weight.dtype)
+    for row in range(SQUARE):
+        for col in range(SQUARE):
+            found[:, row, col, :, row : row + rows, col : col + cols] = weight
+    return found.flatten(0, 2)

@@ -115,15 +115,18 @@ class _Cropper:
     def _crop(self, node: Any, index: int, lost: _Margin, goal: _Margin) -> None:
         """Crops an input of a node that has lost so much, until it has lost so much.
 
-        Where a convolution makes it for this node alone, the convolution's own input, if what that makes of the edges
-        is not needed either.
+        What is made for this node alone is cropped before it is made: pixel by pixel, or by a convolution, if what that
+        makes of the edges is not needed either.
         """
         source = node.input(index).get_source_output()
         maker = source.get_node()
-        as_large = maker.get_type_name() in _CONVOLUTIONS and set(maker.get_attributes()["strides"]) == {1}
-        if as_large and len(source.get_target_inputs()) == 1:
-            given = self._asked[name_of(maker)][0]
-            if lost == _NONE and given[0] >= goal[0] and given[1] >= goal[1]:
+        if len(source.get_target_inputs()) == 1:
+            if maker.get_type_name() in _CONVOLUTIONS and set(maker.get_attributes()["strides"]) == {1}:
+                given = self._asked[name_of(maker)][0]
+                if lost == _NONE and given[0] >= goal[0] and given[1] >= goal[1]:
+                    self._crop(maker, 0, lost, goal)
+                    return
+            if maker.get_type_name() in POINTWISE and self._is_of_first_alone(maker):
                 self._crop(maker, 0, lost, goal)
                 return
         key = _key(source), goal
@@ -133,6 +136,11 @@ class _Cropper:
             end = [rows - goal[0] - lost[0], cols - goal[1] - lost[1]]
             self._crops[key] = self._operations.slice(source, begin, end, [1, 1], [2, 3]).output(0)
         node.input(index).replace_source_output(self._crops[key])
+
+    def _is_of_first_alone(self, node: Any) -> bool:
+        """Whether a node makes an image of its first input, all others being the same for all pixels."""
+        image, *others = (entry.get_source_output() for entry in node.inputs())
+        return self._sides[_key(image)] == self._sides[_key(node.output(0))] and all(map(_is_for_all, others))
 
     def _move(self, node: Any, lost: _Margin) -> _Margin:
         """Moves a crop of an image that has lost so much; what its result has lost."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from geoseg.models.graphs import EXACT
 from geoseg.models.nodes import UPSAMPLING, is_crop, name_of, shape_of, values_of
 from geoseg.models.strips import Strips, find_strips, free_rows
-from geoseg.settings import Arithmetic
 
-__all__ = ["ROWS", "ROWS_BETWEEN", "Part", "cut_network"]
+__all__ = ["ROWS", "ROWS_BETWEEN", "Hint", "Part", "cut_network"]
+
+Hint: TypeAlias = Literal["f32", "bf16"]
+"""OpenVINO's name of the arithmetic of floating-point numbers"""
 
 ROWS = -2
 """axis of rows in tiles and results"""
@@ -37,35 +39,34 @@ class Part(NamedTuple):
 
     Attributes:
         model: of them; of a strip, where they are computed in strips.
-        hint: OpenVINO's name of their arithmetic.
+        hint: of their arithmetic, where they do not multiply integers.
         strips: where they lie.
     """
 
     model: Any
-    hint: str
+    hint: Hint
     strips: Strips | None = None
 
 
-def cut_network(openvino: Any, model: Any, precision: Arithmetic, *, in_strips: bool) -> list[Part]:
+def cut_network(openvino: Any, model: Any, hint: Hint, *, in_strips: bool) -> list[Part]:
     """Cuts a network into parts.
 
     Args:
         openvino: the package.
         model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
-        precision: of its arithmetic.
+        hint: of its arithmetic.
         in_strips: whether the layers near the image are computed in strips, if they can be. Those in fp32 of a network
             in bf16 are anyway: that takes no longer, and the memory of a tile is a third less.
     """
-    hint = "bf16" if precision == "bf16" else "f32"
     batch, _, height, _ = shape_of(model.input(0))
     parts: list[Part] = []
-    if precision == "bf16":
+    if hint == "bf16":
         first, model = _split(openvino, model, _first_convolutions, hint)
         parts = [Part(first, "f32")] if first is not None else []
     if batch > 1:  # rows of several tiles do not lie together
         return [*parts, Part(model, hint)]
     parts = [_in_strips(openvino, part, height, first=True) for part in parts]
-    if not in_strips or precision == "int8":  # integers are not handed over
+    if not in_strips:
         return [*parts, Part(model, hint)]
     begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)
     if begin is not None:
@@ -106,11 +107,19 @@ def _in_strips(openvino: Any, part: Part, height: int, *, first: bool) -> Part:
 
 
 def _first_convolutions(model: Any) -> set[str]:
-    """Names of a model's nodes up to those convolutions that stay exact; of none where there are no others."""
+    """Names of a model's nodes up to those convolutions that stay exact; of none where there are no others.
+
+    What rounds to integers stays with those who multiply these.
+    """
     ordered, numbers = _numbered(model)
     if not numbers or numbers[-1] <= EXACT:
         return set()
-    return {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= EXACT}
+    first = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= EXACT}
+    rounds = [node for node in ordered if node.get_type_name() == "FakeQuantize"]
+    smoothed = [node.input(0).get_source_output() for node in rounds]
+    names = {name_of(node) for node in rounds}
+    names |= {name_of(of.get_node()) for of in smoothed if of.get_node().get_type_name() == "Multiply"}
+    return first - _after(ordered, names)
 
 
 def _shallow(model: Any, height: int) -> set[str]:
@@ -137,8 +146,10 @@ def _before_last_upsampling(model: Any) -> set[str]:
 
 
 def _numbered(model: Any) -> tuple[list[Any], list[int]]:
-    """A model's nodes but constants, each with the number of convolutions up to it."""
-    ordered = [node for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
+    """A model's nodes that depend on its inputs, each with the number of convolutions up to it."""
+    everything = model.get_ordered_ops()
+    names = _after(everything, {name_of(node) for node in model.get_parameters()})
+    ordered = [node for node in everything if name_of(node) in names]
     return ordered, list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
 
 
@@ -167,7 +178,7 @@ def _height(node: Any) -> int:
     return shape[ROWS] if len(shape) == len(_CHANNELS_LAST) else 0
 
 
-def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: str) -> tuple[Any, Any]:
+def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: Hint) -> tuple[Any, Any]:
     """Cuts a model in two, of which the second takes what of the first's results it uses.
 
     What it reads of what was handed to the first it takes itself.
@@ -176,7 +187,7 @@ def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: s
         openvino: the package.
         model: of a fixed shape, without operations on shapes; it is left as it is.
         choose: names of the nodes of a model that go to the first, with all that they read.
-        kind: OpenVINO's name of the numbers that are handed over.
+        kind: of the numbers that are handed over.
 
     Returns:
         the two; ``None`` and the model itself where there is nothing to hand over, or something that is no image.

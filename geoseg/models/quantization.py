@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,12 @@ from geoseg.models.folding import fold_normalizations
 
 __all__ = ["Calibration", "QuantizedLayer", "load_layers", "quantized", "save_layers"]
 
+_Convolution: TypeAlias = nn.Conv2d | nn.ConvTranspose2d
+
 _LOWEST, _HIGHEST = 0, 255  # of inputs
+_MIDDLE = 128  # the step of zero where there must be as many on both sides
 _LARGEST = 127  # of weights; -128 is left out, so that their range is even
+_OF_WEIGHTS = -128, 127  # steps that there are
 _SMOOTHING = 0.75  # how much of the difference between channels goes from inputs to weights
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the range seen
 _WEIGHT_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
@@ -49,7 +54,7 @@ class QuantizedLayer:
     """A convolution of integers.
 
     Attributes:
-        weight: (out, in, rows, cols) int8, smoothed.
+        weight: (out, in, rows, cols) int8, smoothed; of a transposed one (in, out, rows, cols).
         weight_scale: (out,) float32: what one step of a weight is.
         bias: (out,) float32.
         smoothing: (in,) float32, by which inputs are divided first.
@@ -102,7 +107,7 @@ class Calibration:
 
         def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                assert isinstance(conv, nn.Conv2d)  # noqa: S101 - no others are hooked
+                assert isinstance(conv, _Convolution)  # noqa: S101 - no others are hooked
                 self._seen.setdefault(name, _Seen()).add(conv, inputs[0])
                 mean = output.mean((0, 2, 3)) / len(self._examples)
                 self._means[name] = self._means[name] + mean if name in self._means else mean
@@ -160,8 +165,10 @@ def quantized(network: nn.Module, layers: Mapping[str, QuantizedLayer]) -> nn.Mo
         if conv is None or conv.weight.shape != layer.weight.shape:
             raise ModelError(f"the network has no convolution {name} of {tuple(layer.weight.shape)}; quantize it anew")
         conv.bias = nn.Parameter(layer.bias.clone(), requires_grad=False)
-        conv.weight = nn.Parameter(layer.weight * layer.weight_scale.view(-1, 1, 1, 1), requires_grad=False)
-        register_parametrization(conv, "weight", _WeightSteps(layer.weight_scale), unsafe=True)
+        axis = 1 if isinstance(conv, nn.ConvTranspose2d) else 0  # of output channels
+        scales = layer.weight_scale.view([-1 if place == axis else 1 for place in range(4)])
+        conv.weight = nn.Parameter(layer.weight * scales, requires_grad=False)
+        register_parametrization(conv, "weight", _WeightSteps(layer.weight_scale, axis), unsafe=True)
         conv.register_forward_pre_hook(_InputSteps(layer))
     return network
 
@@ -212,16 +219,20 @@ class _Seen:
         self._products: Tensor | None = None
         self._count = 0
 
-    def add(self, conv: nn.Conv2d, inputs: Tensor) -> None:
+    def add(self, conv: _Convolution, inputs: Tensor) -> None:
         """Sees the inputs (1, in, rows, cols) of one example."""
         values = inputs[0].flatten(1)
         self.largest = torch.maximum(self.largest, values.abs().amax(1))
         self.samples.append(values[:, :: -(-values.shape[1] // _SAMPLES)].clone())
-        together = conv.weight[0].numel()
+        together = _rows(conv.weight, conv).shape[2]
         if together > _MOST_TOGETHER or min(inputs.shape[2:]) < max(conv.kernel_size):
             return
-        padding = 0 if isinstance(conv.padding, str) else conv.padding
-        patches = nn.functional.unfold(inputs, conv.kernel_size, conv.dilation, padding, conv.stride)[0]
+        if isinstance(conv, nn.ConvTranspose2d):  # what any of its outputs sees, but for the edges
+            sides = tuple(side // step for side, step in zip(conv.kernel_size, conv.stride, strict=True))
+            patches = nn.functional.unfold(inputs, sides)[0]
+        else:
+            padding = 0 if isinstance(conv.padding, str) else conv.padding
+            patches = nn.functional.unfold(inputs, conv.kernel_size, conv.dilation, padding, conv.stride)[0]
         patches = patches.view(conv.groups, together, -1)
         patches = patches[..., :: -(-patches.shape[2] // _PLACES)]
         patches = patches - patches.mean(2, keepdim=True)  # a shift of the mean is the bias's business
@@ -238,13 +249,14 @@ class _Seen:
 class _WeightSteps(nn.Module):
     """Rounds weights, so that engines see what their steps are."""
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, scale: Tensor, axis: int) -> None:
         super().__init__()
         self._scale = scale.clone()
         self._zero = torch.zeros(len(scale), dtype=torch.int32)
+        self._axis = axis
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.fake_quantize_per_channel_affine(weight, self._scale, self._zero, 0, -_LARGEST - 1, _LARGEST)
+        return torch.fake_quantize_per_channel_affine(weight, self._scale, self._zero, self._axis, *_OF_WEIGHTS)
 
 
 class _InputSteps:
@@ -252,21 +264,51 @@ class _InputSteps:
 
     def __init__(self, layer: QuantizedLayer) -> None:
         self._factor = (1 / layer.smoothing).view(1, -1, 1, 1)
-        self._steps = float(layer.scale), int(layer.zero), _LOWEST, _HIGHEST
+        shift = _MIDDLE if layer.zero == _MIDDLE else 0  # the same steps, with signs: then zero is zero
+        self._steps = float(layer.scale), int(layer.zero) - shift, _LOWEST - shift, _HIGHEST - shift
 
     def __call__(self, conv: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG002
         return (torch.fake_quantize_per_tensor_affine(inputs[0] * self._factor, *self._steps),)
 
 
-def _convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
-    return {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+def _convolutions(network: nn.Module) -> dict[str, _Convolution]:
+    return {
+        name: part
+        for name, part in network.named_modules()
+        if isinstance(part, nn.Conv2d) or (isinstance(part, nn.ConvTranspose2d) and _can_be_told_apart(part))
+    }
+
+
+def _can_be_told_apart(conv: nn.ConvTranspose2d) -> bool:
+    """Whether a transposed convolution is one convolution for each place within a stride, all of the same size."""
+    whole = all(side % step == 0 for side, step in zip(conv.kernel_size, conv.stride, strict=True))
+    return whole and conv.groups == 1 and set(conv.dilation) == {1}
+
+
+def _rows(weight: Tensor, conv: _Convolution) -> Tensor:
+    """Weights as (groups, out, those of one output): of a transposed convolution a group for each place in a stride."""
+    if isinstance(conv, nn.Conv2d):
+        return weight.reshape(conv.groups, -1, weight[0].numel())
+    (high, wide), (rows, cols) = conv.kernel_size, conv.stride
+    apart = weight.reshape(*weight.shape[:2], high // rows, rows, wide // cols, cols)
+    # the first weight of a place meets the last pixel
+    return apart.flip(2, 4).permute(3, 5, 1, 0, 2, 4).flatten(3).flatten(0, 1)
+
+
+def _back(rows: Tensor, conv: _Convolution) -> Tensor:
+    """Undoes :func:`_rows`."""
+    if isinstance(conv, nn.Conv2d):
+        return rows.reshape(conv.weight.shape)
+    (high, wide), steps = conv.kernel_size, conv.stride
+    apart = rows.view(*steps, *rows.shape[1:2], -1, high // steps[0], wide // steps[1])
+    return apart.permute(3, 2, 4, 0, 5, 1).flip(2, 4).reshape(conv.weight.shape)
 
 
 def _round(conv: nn.Module, seen: _Seen) -> QuantizedLayer:
     """A convolution of integers that does the same with the inputs seen, as near as can be."""
-    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - no others are seen
+    assert isinstance(conv, _Convolution)  # noqa: S101 - no others are seen
     weight = conv.weight.detach()
-    by_input = _by_input(weight.abs(), conv.groups)
+    by_input = _by_input(weight.abs(), conv)
     largest = seen.largest.clamp_min(_TINY)
     depthwise = conv.groups > 1 and weight.shape[1] == 1
     if depthwise:  # a channel's weights meet no other channel, and have a scale of their own
@@ -276,62 +318,87 @@ def _round(conv: nn.Module, seen: _Seen) -> QuantizedLayer:
         smoothing = smoothing / smoothing.median()
     smoothing = smoothing.clamp_min(1e-3)
     samples = torch.cat(seen.samples, dim=1) / smoothing[:, None]
-    scale, zero = _steps(samples, (smoothing * by_input) ** 2)
-    spread = _to_weights(smoothing, conv)
-    products = seen.products
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    scale, zero = _steps(samples, (smoothing * by_input) ** 2, even=transposed)  # which engines know no other zero for
+    factors = _rows(_to_weights(smoothing, conv).expand_as(weight), conv)
+    flat, products = _rows(weight, conv) * factors, seen.products
     if products is not None:
-        factors = spread.expand_as(weight).reshape(conv.groups, -1, weight[0].numel())[:, 0]
-        products = products / (factors[:, :, None] * factors[:, None, :])
-    integers, weight_scale = _round_weights(weight * spread, products, conv.groups)
-    bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone()
-    return QuantizedLayer(integers, weight_scale, bias, smoothing, torch.tensor(scale), torch.tensor(zero).int())
+        met = factors[:, 0]
+        products = products / (met[:, :, None] * met[:, None, :])
+    integers, weight_scale = _round_weights(flat, products, together=transposed)
+    bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+    tensors = (smoothing, torch.tensor(scale), torch.tensor(zero).int())
+    return QuantizedLayer(_back(integers, conv), weight_scale, bias, *tensors)
 
 
-def _by_input(weight: Tensor, groups: int) -> Tensor:
+def _by_input(weight: Tensor, conv: _Convolution) -> Tensor:
     """(in,): the largest weight that each input channel meets."""
-    grouped = weight.view(groups, -1, *weight.shape[1:])  # (groups, out, in, rows, cols)
+    if isinstance(conv, nn.ConvTranspose2d):
+        return weight.amax((1, 2, 3))
+    grouped = weight.view(conv.groups, -1, *weight.shape[1:])  # (groups, out, in, rows, cols)
     return grouped.amax((1, 3, 4)).flatten()
 
 
-def _to_weights(factors: Tensor, conv: nn.Conv2d) -> Tensor:
-    """(in,) as factors of weights (out or 1, in of a group, 1, 1)."""
+def _to_weights(factors: Tensor, conv: _Convolution) -> Tensor:
+    """(in,) as factors of weights."""
+    if isinstance(conv, nn.ConvTranspose2d):
+        return factors.view(-1, 1, 1, 1)
     out, within = conv.weight.shape[:2]
     grouped = factors.view(conv.groups, 1, within, 1, 1)
     return grouped.expand(-1, out // conv.groups, -1, -1, -1).reshape(out, within, 1, 1)
 
 
-def _steps(samples: Tensor, matters: Tensor) -> tuple[float, int]:
-    """Size of a step and the step of zero, by which samples (in, n) of channels that matter so much lose least."""
+def _steps(samples: Tensor, matters: Tensor, *, even: bool) -> tuple[float, int]:
+    """Size of a step and the step of zero, by which samples (in, n) of channels that matter so much lose least.
+
+    Args:
+        samples: of inputs.
+        matters: (in,).
+        even: whether as many steps must be below zero as above, if any are.
+    """
     low, high = min(float(samples.min()), 0.0), max(float(samples.max()), 0.0)
+    if even and low < 0:
+        low, high = min(low, -high), max(high, -low)
     best = (torch.inf, 1.0, 0)
     for clip in _CLIPS:
         scale = max((high - low) * clip / (_HIGHEST - _LOWEST), _TINY)
-        zero = min(max(round(-low * clip / scale), _LOWEST), _HIGHEST)
+        zero = _MIDDLE if even and low < 0 else min(max(round(-low * clip / scale), _LOWEST), _HIGHEST)
         rounded = torch.fake_quantize_per_tensor_affine(samples, scale, zero, _LOWEST, _HIGHEST)
         best = min(best, (float(((rounded - samples) ** 2 * matters[:, None]).mean()), scale, zero))
     return best[1:]
 
 
-def _round_weights(weight: Tensor, products: Tensor | None, groups: int) -> tuple[Tensor, Tensor]:
-    """Weights (out, in, rows, cols) as int8, and what a step is, (out,)."""
-    flat = weight.reshape(groups, -1, weight[0].numel())  # (groups, out, weights)
+def _round_weights(flat: Tensor, products: Tensor | None, *, together: bool) -> tuple[Tensor, Tensor]:
+    """Weights as int8, and what a step is, (out of all groups,).
+
+    Args:
+        flat: the weights, (groups, out, weights).
+        products: mean products of the inputs that they meet, (groups or 1, weights, weights).
+        together: whether an output has the same steps in all groups; then (out,) steps.
+    """
     largest = flat.abs().amax(2).clamp_min(_TINY)
+    if together:
+        largest = largest.amax(0, keepdim=True).expand_as(largest)
     factor = None
     if products is not None:
         size = products.shape[-1]
         level = products.diagonal(dim1=1, dim2=2).mean(1).clamp_min(_TINY)
         products = products + _DAMPING * level[:, None, None] * torch.eye(size)
         factor = torch.linalg.cholesky(torch.linalg.inv(products.double()), upper=True).float()
+        factor = factor.expand(len(flat), -1, -1)
     steps = largest * torch.tensor(_WEIGHT_CLIPS).view(-1, 1, 1) / _LARGEST  # (clips, groups, out)
     if factor is None:
         tried = (flat / steps[..., None]).round().clamp(-_LARGEST, _LARGEST)
     else:
         tried = _round_together(flat, steps, factor)
     error = tried * steps[..., None] - flat
-    loss = (error if products is None else error @ products) * error
-    best = loss.sum(3).argmin(0, keepdim=True)
+    loss = ((error if products is None else error @ products) * error).sum(3)  # (clips, groups, out)
+    if together:
+        loss = loss.sum(1, keepdim=True).expand_as(loss)
+    best = loss.argmin(0, keepdim=True)
     integers = tried.gather(0, best[..., None].expand(1, *flat.shape))[0]
-    return integers.reshape(weight.shape).to(torch.int8), steps.gather(0, best).flatten()
+    steps = steps.gather(0, best)[0]
+    return integers.to(torch.int8), steps[0].clone() if together else steps.flatten()
 
 
 def _round_together(flat: Tensor, steps: Tensor, factor: Tensor) -> Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.machine import cpu_has
+from geoseg.machine import BF16_FLAGS, cpu_has, describe_cpu
+from geoseg.models.compiled import CompiledPart, compile_part, pack, unpack
+from geoseg.models.kept import find_kept, keep
 from geoseg.models.narrowing import narrow
-from geoseg.models.parts import ROWS, ROWS_BETWEEN, Part, cut_network
+from geoseg.models.parts import ROWS, ROWS_BETWEEN, Hint, cut_network
 from geoseg.models.runtime_graph import Engine
 from geoseg.models.slots import Slots
 from geoseg.models.strips import Strips
@@ -23,6 +27,7 @@ from geoseg.settings import Arithmetic
 __all__ = ["compile_graph"]
 
 _TELEMETRY = "openvino_telemetry"
+_KIND = "compiled"  # of what is kept
 
 
 def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: Arithmetic, at_once: int) -> Engine:
@@ -31,28 +36,38 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
-        precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it, and bf16 that of all
-            but the first convolutions, see ``geoseg.models.rounding``.
+        precision: of the arithmetic; bf16 is that of all but the first convolutions, see ``geoseg.models.rounding``,
+            int8 what the graph itself rounds to, with bf16 around it where the CPU has it, else fp32.
         at_once: calls that run at the same time; others wait.
 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
     """
     openvino, core = _openvino(), _core()
-    model = core.read_model(io.BytesIO(graph))
-    model.reshape(list(shape))
-    _fold(model)
-    narrow(openvino, model)
-    parts = cut_network(openvino, model, precision, in_strips=_waits_for_memory(precision))
+    narrow_floats = precision == "bf16" or (precision == "int8" and cpu_has(*BF16_FLAGS))
+    hint: Hint = "bf16" if narrow_floats else "f32"
+    in_strips = _waits_for_memory(precision)
     settings = {
         "INFERENCE_NUM_THREADS": at_once,
         "NUM_STREAMS": at_once,  # of one thread each, whose arithmetic does not depend on how many there are
         "ENABLE_CPU_PINNING": False,  # else all workers of a machine would share its first core
     }
-    compiled = [
-        core.compile_model(part.model, "CPU", settings | {"INFERENCE_PRECISION_HINT": part.hint}) for part in parts
-    ]
-    requests = Slots(lambda: _Request(openvino, parts, compiled), at_once)
+    # half a second to a whole one is saved where it was compiled before
+    machine = describe_cpu(), openvino.get_version()
+    facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, settings, *machine]
+    parts: list[CompiledPart] = []
+    if (packed := find_kept(_KIND, facts)) is not None:
+        with suppress(RuntimeError):
+            parts = unpack(core, packed, settings)
+    if not parts:
+        model = core.read_model(io.BytesIO(graph))
+        model.reshape(list(shape))
+        _fold(model)
+        narrow(openvino, model)
+        cut = cut_network(openvino, model, hint, in_strips=in_strips)
+        parts = [compile_part(core, part, settings) for part in cut]
+        keep(_KIND, facts, pack(parts))
+    requests = Slots(lambda: _Request(openvino, parts), at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         with requests.borrow() as request:
@@ -96,20 +111,19 @@ class _Step:
         gives: names of its results.
     """
 
-    def __init__(self, part: Part, request: Any) -> None:
-        self.request = request
+    def __init__(self, part: CompiledPart) -> None:
+        self.request = part.network.create_infer_request()
         self.strips = part.strips
-        self.takes = [parameter.get_friendly_name() for parameter in part.model.get_parameters()]
-        self.gives = [result.get_friendly_name() for result in part.model.get_results()]
+        self.takes = part.takes
+        self.gives = part.gives
 
 
 class _Request:
     """What one call uses: a request to each part of a network, and what these hand over to each other."""
 
-    def __init__(self, openvino: Any, parts: Sequence[Part], compiled: Sequence[Any]) -> None:
+    def __init__(self, openvino: Any, parts: Sequence[CompiledPart]) -> None:
         self._openvino = openvino
-        requests = [one.create_infer_request() for one in compiled]
-        self._steps = [_Step(part, request) for part, request in zip(parts, requests, strict=True)]
+        self._steps = [_Step(part) for part in parts]
         self._handed = {name: array for step in self._steps[:-1] for name, array in self._room(step).items()}
 
     def __call__(self, inputs: NDArray[Any]) -> list[NDArray[Any]]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import SettingsError
-from geoseg.machine import cpu_has
+from geoseg.machine import BF16_FLAGS, cpu_has
 from geoseg.models.card import Card
 from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
 from geoseg.stages.blend import Decide
@@ -175,9 +175,9 @@ def resolve_precision(
 ) -> Arithmetic:
     """Turns ``auto`` into bf16 or int8 where the hardware multiplies them natively, else fp32.
 
-    CPUs that do bf16 are quicker with it than with integers, which lose more besides; others emulate it and are slower
-    with it than with fp32. Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their
-    sums.
+    Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums. CPUs with AMX are
+    quick enough with bf16, which loses less; those without it are a third quicker with integers. CPUs that emulate bf16
+    are slower with it than with fp32.
 
     Args:
         precision: asked for.
@@ -207,8 +207,9 @@ def resolve_precision(
         )
         return "bf16" if native else "fp32"
     choices: tuple[tuple[Arithmetic, tuple[str, ...]], ...] = (
-        ("bf16", ("amx_bf16", "avx512_bf16")),
+        ("bf16", ("amx_bf16",)),
         ("int8", _INT8_FLAGS),
+        ("bf16", BF16_FLAGS),
     )
     for choice, flags in choices:
         if choice in passed and (choice != "int8" or runtime == "openvino") and cpu_has(*flags):
@@ -354,6 +355,8 @@ def _open_network(  # noqa: PLR0913
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision, at_once=at_once)
         form: Form = "merged" if precision == "fp32" else precision
+        if precision == "int8" and cpu_has(*BF16_FLAGS):
+            form = "int8 and bf16"
         return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form, scores=scores)
     from geoseg.models import runtime_onnx
 

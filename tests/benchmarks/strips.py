@@ -63,6 +63,7 @@ def open_way(card, precision, rows, cores):
         mock.patch.object(runtime_openvino, "narrow", narrow),
         mock.patch.object(runtime_openvino, "_waits_for_memory", return_value=bool(rows)),
         mock.patch.object(parts, "_STRIP", rows or card.tile),
+        mock.patch.object(runtime_openvino, "find_kept", return_value=None),
     ):
         return open_runtime(card, runtime="openvino", device="cpu", precision=precision, halo=card.halo, at_once=cores)
 

@@ -17,6 +17,7 @@ import pytest
 import rasterio
 
 from geoseg.errors import ModelError, SettingsError
+from geoseg.machine import cpu_has
 from geoseg.models import runtimes, zoo
 from geoseg.models.architectures import build
 from geoseg.models.card import Card, CardClass, write_model
@@ -146,6 +147,75 @@ def test_the_first_convolutions_of_bf16_are_exact():
         assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
         assert (len(parts) > 2) == in_strips
         assert convolutions(parts[0].model) == EXACT
+
+
+def test_integers_stay_with_those_who_multiply_them():
+    import openvino
+
+    from geoseg.models.graphs import EXACT
+    from geoseg.models.parts import cut_network
+
+    model = model_of("vehicle", "int8 and bf16")
+    assert dict(zoo.load("vehicle").int8_measured)["left_out"] == EXACT
+    first, rest = cut_network(openvino, model, "bf16", in_strips=False)
+    assert convolutions(first.model) == EXACT
+    assert not any(node.get_type_name() == "FakeQuantize" for node in first.model.get_ops())
+    assert len(first.model.outputs) == 1
+    assert convolutions(rest.model) == convolutions(model) - EXACT
+
+
+@pytest.mark.skipif(not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"), reason="needs a CPU with VNNI")
+def test_nearly_all_convolutions_multiply_integers():
+    from geoseg.models.runtime_openvino import _core
+
+    compiled = _core().compile_model(model_of("vehicle", "int8"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [fact["runtimePrecision"].value for fact in facts if "onvolution" in fact["layerType"].value]
+    left_out = dict(zoo.load("vehicle").int8_measured)["left_out"]
+    assert len(kinds) > 60
+    assert sum(kind in {"u8", "i8"} for kind in kinds) == len(kinds) - left_out
+
+
+@pytest.mark.parametrize("in_strips", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkeypatch):
+    from geoseg.models import runtime_openvino
+
+    if precision == "int8" and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+        pytest.skip("needs a CPU with VNNI")
+    monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr(runtime_openvino, "_waits_for_memory", lambda _: in_strips)
+    compiled = []
+    made = runtime_openvino.compile_part
+    monkeypatch.setattr(runtime_openvino, "compile_part", lambda *args: compiled.append(1) or made(*args))
+    card = replace(zoo.load("vehicle"), tile=TILE)
+    how = {"runtime": "openvino", "device": "cpu", "precision": precision, "halo": HALO}
+    tile = tile_of_sample()
+    first, second = (open_runtime(card, **how)(tile) for _ in range(2))
+    assert len(list((tmp_path / "compiled").iterdir())) == 1
+    once = len(compiled)
+    assert (once > 2) == in_strips
+    open_runtime(card, **how, at_once=2)
+    assert len(compiled) == 2 * once  # for as many calls as run at the same time
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_openvino_does_not_take_back_is_compiled_anew(tmp_path, monkeypatch):
+    from geoseg.models import runtime_openvino
+
+    monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
+    card = replace(zoo.load("vehicle"), tile=TILE)
+    how = {"runtime": "openvino", "device": "cpu", "precision": "fp32", "halo": HALO}
+    tile = tile_of_sample()
+    expected = open_runtime(card, **how)(tile)
+
+    def refuse(*_):
+        raise RuntimeError("another format")
+
+    monkeypatch.setattr(runtime_openvino, "unpack", refuse)
+    for one, other in zip(open_runtime(card, **how)(tile), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 _SIGNALLED = """

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 if find_spec("onnx") is None:
     pytest.skip("needs the extra onnx", allow_module_level=True)
 
-from geoseg.models import graphs, zoo  # noqa: E402
+from geoseg.models import graphs, kept, zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
 from geoseg.models.card import write_model  # noqa: E402
 
@@ -54,7 +54,7 @@ def test_whatever_decides_a_graph_makes_another(card, folder, made, monkeypatch)
     graphs.labels_graph(card, halo=32, form="plain")
     graphs.scores_graph(card, halo=32, form="plain")
     graphs.logits_graph(card, form="plain")
-    monkeypatch.setattr(graphs, "_code", lambda: "changed")
+    monkeypatch.setattr(kept, "_code", lambda: "changed")
     graphs.logits_graph(card, form="plain")
     assert len(made) == len(list(folder.iterdir())) == 8
 
@@ -75,13 +75,6 @@ def test_a_folder_that_takes_nothing_is_no_error(card, tmp_path, monkeypatch, ma
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path / "file"))
     assert graphs.labels_graph(card, halo=32, form="merged")
     assert len(made) == 1
-
-
-def test_old_graphs_go(card, folder, monkeypatch):
-    monkeypatch.setattr(graphs, "_MOST_KEPT", 2)
-    for halo in (0, 32, 48):
-        graphs.labels_graph(card, halo=halo, form="plain")
-    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")

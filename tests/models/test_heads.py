@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch")
 
 from geoseg.models import zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
-from geoseg.models.heads import put_side_by_side, split_head  # noqa: E402
+from geoseg.models.heads import put_side_by_side, split_head, split_layers  # noqa: E402
+from geoseg.models.quantization import Calibration, quantized  # noqa: E402
 from geoseg.models.runtime_torch import load_network  # noqa: E402
 
 
@@ -45,6 +46,17 @@ def test_logits_of_shipped_networks_are_the_same(name, example):
                 rtol=1e-4,
                 atol=1e-4,
             )
+
+
+def test_integers_of_a_head_are_split_with_it(example):
+    torch.manual_seed(0)
+    network = Head(3, 3, padding=1)
+    layers = Calibration(network, example).quantize()
+    assert split_layers(layers, network) == layers
+    split = split_head(network, example)
+    with torch.no_grad():
+        found = torch.nn.functional.pixel_shuffle(quantized(split, split_layers(layers, split))(example), 2)
+        torch.testing.assert_close(found, quantized(network, layers)(example), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, (3, 1)])

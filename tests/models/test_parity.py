@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch")
 from geoseg.machine import cpu_has  # noqa: E402
 from geoseg.models import runtimes, zoo  # noqa: E402
 from geoseg.models.quantization import load_layers, quantized  # noqa: E402
-from geoseg.models.runtime_torch import Labeller, load_network  # noqa: E402
+from geoseg.models.runtime_torch import Labeller, example_inputs, load_network  # noqa: E402
 from geoseg.models.runtimes import open_runtime  # noqa: E402
+from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 
 SAMPLE = "sample_tiles/riverside.tif"
 GATE = 0.003  # of labels may differ
@@ -66,7 +67,8 @@ def test_integers_are_simulated_as_they_run(name):
     card = replace(zoo.load(name), tile=SIDE)
     assert dict(card.int8_measured)["differing"] <= GATE
     how = {"device": torch.device("cpu"), "halo": 0, "refine": "none", "tta": "none"}
-    rounded = quantized(load_network(card).eval(), load_layers(card.int8_path))
+    merged = merge_upsampling(load_network(card).eval(), example_inputs(card, 4 * card.stride))
+    rounded = quantized(merged, load_layers(card.int8_path))
     with torch.inference_mode():
         simulated = Labeller(card, rounded, **how)(torch.from_numpy(tiles_of(name)))[0].numpy()
     assert (simulated != expected(name)).mean() <= GATE

@@ -12,8 +12,9 @@ from geoseg.errors import ModelError  # noqa: E402
 from geoseg.models import zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
 from geoseg.models.card import Card, write_int8, write_model  # noqa: E402
-from geoseg.models.quantization import Calibration, load_layers, quantized, save_layers  # noqa: E402
+from geoseg.models.quantization import Calibration, _back, _rows, load_layers, quantized, save_layers  # noqa: E402
 from geoseg.models.runtime_torch import settle  # noqa: E402
+from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,6 +84,54 @@ def test_weights_are_integers_and_smoothing_is_undone(network, calibration):
     back = layer.weight * layer.weight_scale.view(-1, 1, 1, 1) / layer.smoothing.view(1, -1, 1, 1)
     step = layer.weight_scale.view(-1, 1, 1, 1) / layer.smoothing.view(1, -1, 1, 1)
     assert ((back - conv.weight).abs() / step).median() < 0.5
+
+
+def test_upsampling_in_one_with_a_convolution_is_rounded_as_well(network, examples):
+    merged = merge_upsampling(network, examples[:1])
+    layers = Calibration(merged, examples[:4]).quantize()
+    assert sum(name.endswith(".up") for name in layers) == 5
+    assert error(network, quantized(merged, layers), examples[4:]) < 0.03
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (2, 2), ((6, 4), (3, 2)), (3, 1)])
+def test_a_place_of_a_transposed_convolution_is_a_convolution(size, stride):
+    """Whose weights are a row each, in the order of what they meet."""
+    torch.manual_seed(0)
+    conv = torch.nn.ConvTranspose2d(3, 5, size, stride, bias=False)
+    rows = _rows(conv.weight, conv)
+    assert torch.equal(_back(rows, conv), conv.weight)
+    image = torch.randn(1, 3, 8, 9)
+    sides = tuple(side // step for side, step in zip(conv.kernel_size, conv.stride, strict=True))
+    patches = torch.nn.functional.unfold(image, sides)
+    lost = [side - step for side, step in zip(conv.kernel_size, conv.stride, strict=True)]  # at each edge
+    whole = conv(image)[0, :, lost[0] : whole_end(conv, image, 0), lost[1] : whole_end(conv, image, 1)]
+    step_rows, step_cols = conv.stride
+    for place, weights in enumerate(rows):
+        row, col = divmod(place, step_cols)
+        found = (weights @ patches[0]).view(5, 8 - sides[0] + 1, 9 - sides[1] + 1)
+        torch.testing.assert_close(found, whole[:, row::step_rows, col::step_cols], rtol=1e-4, atol=1e-5)
+
+
+def whole_end(conv, image, axis) -> int:
+    """Of what sees nothing but the image."""
+    return image.shape[2 + axis] * conv.stride[axis]
+
+
+def test_a_transposed_convolution_of_signed_inputs_has_its_zero_in_the_middle():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ConvTranspose2d(4, 2, 4, 2, 1))
+    examples = torch.randn(4, 3, 32, 32)
+    layers = Calibration(network, examples).quantize()
+    assert int(layers["1"].zero) == 128
+    assert error(network, quantized(network, layers), examples) < 0.03
+    rectified = torch.nn.Sequential(network[0], torch.nn.ReLU(), network[1])
+    assert int(Calibration(rectified, examples).quantize()["2"].zero) == 0
+
+
+@pytest.mark.parametrize("how", [{"groups": 2}, {"dilation": 2}, {"kernel_size": 3}])
+def test_other_transposed_convolutions_stay(how):
+    conv = torch.nn.ConvTranspose2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 4, "stride": 2} | how)
+    assert Calibration(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), conv), torch.randn(2, 3, 16, 16)).layers == ("0",)
 
 
 def test_the_network_is_left_as_it_is(network, examples):
