@@ -8,10 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-__all__ = ["BF16_FLAGS", "count_cores", "cpu_has", "describe_cpu", "keep_memory", "memory_bytes"]
-
-BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-"""features of CPUs that multiply bfloat16, of which one is enough"""
+__all__ = ["count_cores", "cpu_has", "describe_cpu", "keep_memory", "memory_bytes"]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h

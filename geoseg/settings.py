@@ -32,8 +32,10 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-Arithmetic = Literal["fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "int8-bf16"]
+Arithmetic = Literal["fp32", "bf16", "int8", "int8-bf16"]
+"""of networks; int8 has fp32 around its convolutions of integers, int8-bf16 bf16"""
+
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]
 RuntimeName = Literal["auto", "torch", "openvino", "onnx"]

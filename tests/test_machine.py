@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,18 @@ def test_the_memory_of_arrays_is_kept_for_the_next():
         return int(found.stdout)
 
     assert faults("keep") < faults("as it is") / 20
+
+
+def test_cpus_of_other_names_or_features_are_told_apart(monkeypatch):
+    described = []
+    for lines in (
+        "processor : 0\nmodel name : One\nflags : avx2\nprocessor : 1\nmodel name : One\nflags : avx2\n",
+        "processor : 0\nmodel name : One\nflags : avx2\n",
+        "processor : 0\nmodel name : One\nflags : avx2 avx512f\n",
+        "processor : 0\nmodel name : Two\nflags : avx2\n",
+        "processor : 0\nFeatures : asimd\n",
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda *_, lines=lines, **__: lines)
+        described.append(machine.describe_cpu())
+    assert described[0] == described[1]
+    assert len(set(described)) == 4

@@ -47,7 +47,7 @@ _BYTES_OF_FAMILY = {
     "unetplusplus": 450,
     "tiramisu": 1500,
 }
-_OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6}
+_OF_FP32 = {"fp32": 1.0, "bf16": 0.6, "int8": 0.6, "int8-bf16": 0.6}
 _TILE_BYTES = 2 * 1024**3  # of a worker's memory; a constant, since tiles must not depend on the machine
 _WORKER_BASE_BYTES = 700 * 1024**2
 _TORCH_BYTES = 300 * 1024**2  # which decides by blended scores, beside another runtime

@@ -32,7 +32,7 @@ from geoseg.settings import RunSettings
 __all__ = ["MeasuredQuantization", "QuantizationRow", "measure_quantization"]
 
 _LEFT_OUT = (EXACT, 4, 6, 8, 12, 16, 24, 32)  # first convolutions that stay as they are
-_MOST_EXAMPLES = 48  # from which rounding is found, all in memory at once
+_MOST_EXAMPLES = 144  # from which rounding is found, all in memory at once
 _TO_LEARN_AND_TO_JUDGE = 2  # windows of each scene at least
 
 

@@ -25,7 +25,7 @@ __all__ = ["EXACT", "Form", "labels_graph", "logits_graph", "scores_graph"]
 EXACT = 3
 """first convolutions of a network in bf16 that stay fp32, see :mod:`geoseg.models.rounding`"""
 
-Form: TypeAlias = Literal["plain", "merged", "bf16", "int8", "int8 and bf16"]
+Form: TypeAlias = Literal["plain", "merged", "bf16", "int8", "int8-bf16"]
 """of a network: as it is; with :func:`geoseg.models.upsampling.merge_upsampling`; that with weights of bfloat16, see
 :func:`geoseg.models.rounding.round_weights`; the merged one with convolutions of integers, see
 :func:`geoseg.models.quantization.quantized`; with weights of bfloat16 where these are not. What is around all but the
@@ -119,7 +119,7 @@ def _load(card: Card, form: Form) -> nn.Module:
 
         example = example_inputs(card, 4 * card.stride)
         network = merge_upsampling(network, example)
-        if form in {"bf16", "int8 and bf16"}:
+        if form in {"bf16", "int8-bf16"}:
             from geoseg.models.rounding import round_weights
 
             network = round_weights(network, example)
@@ -128,7 +128,7 @@ def _load(card: Card, form: Form) -> nn.Module:
 
 def _with_integers(network: nn.Module, card: Card, form: Form) -> nn.Module:
     """The network with the card's convolutions of integers, in forms that have some; its head may have been split."""
-    if form not in {"int8", "int8 and bf16"}:
+    if form not in {"int8", "int8-bf16"}:
         return network
     from geoseg.models.heads import split_layers
     from geoseg.models.quantization import load_layers, quantized

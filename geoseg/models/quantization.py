@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -41,7 +42,8 @@ _OF_WEIGHTS = -128, 127  # steps that there are
 _SMOOTHING = 0.75  # how much of the difference between channels goes from inputs to weights
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the range seen
 _WEIGHT_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
-_SAMPLES = 6000  # values of a channel that stand for all, of each example
+_SAMPLES = 2000  # values of a channel that stand for all, of each example
+_MOST_AT_ONCE = 48  # examples whose means of channels are kept
 _PLACES = 4000  # at which inputs are seen together, of each example
 _MOST_TOGETHER = 1200  # weights of an output channel that are rounded together
 _BLOCK = 64  # weights that the others make up for at once
@@ -75,7 +77,7 @@ class Calibration:
 
     Args:
         network: in evaluation mode; it is left as it is.
-        examples: inputs (N, bands, T, T) of it, all of which are in memory at once.
+        examples: inputs (N, bands, T, T) of it; what comes of up to 48 is in memory at once.
     """
 
     def __init__(self, network: nn.Module, examples: Tensor) -> None:
@@ -83,6 +85,7 @@ class Calibration:
         if self._network is network:
             raise ModelError("the network uses its normalizations in an order of its own, and cannot be quantized")
         self._examples = examples
+        self._together = examples[:: -(-len(examples) // _MOST_AT_ONCE)]
         self._seen: dict[str, _Seen] = {}
         self._means: dict[str, Tensor] = {}
         self._rounded: dict[str, QuantizedLayer] = {}
@@ -103,22 +106,23 @@ class Calibration:
             return self._corrected({name: self._rounded[name] for name in self.layers[first:]})
 
     def _watch(self) -> None:
-        """Sends the examples through the network, one by one, and notes what its convolutions meet."""
+        """Notes what convolutions meet in each example, and the means of what they give in those together."""
 
-        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            def hook(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                assert isinstance(conv, _Convolution)  # noqa: S101 - no others are hooked
-                self._seen.setdefault(name, _Seen()).add(conv, inputs[0])
-                mean = output.mean((0, 2, 3)) / len(self._examples)
-                self._means[name] = self._means[name] + mean if name in self._means else mean
+        def see(name: str, conv: _Convolution, inputs: Tensor, _: Tensor) -> None:
+            self._seen.setdefault(name, _Seen()).add(conv, inputs)
 
-            return hook
+        def average(name: str, _: _Convolution, __: Tensor, output: Tensor) -> None:
+            self._means[name] = output.mean((0, 2, 3))
 
-        hooks = [conv.register_forward_hook(note(name)) for name, conv in _convolutions(self._network).items()]
-        for example in self._examples:
-            self._network(example[None])
-        for hook in hooks:
-            hook.remove()
+        for note, batches in ((see, self._examples.tensor_split(len(self._examples))), (average, [self._together])):
+            hooks = [
+                conv.register_forward_hook(partial(_tell, note, name))
+                for name, conv in _convolutions(self._network).items()
+            ]
+            for batch in batches:
+                self._network(batch)
+            for hook in hooks:
+                hook.remove()
 
     def _corrected(self, layers: dict[str, QuantizedLayer]) -> dict[str, QuantizedLayer]:
         """The layers with biases that keep the means of channels, given all layers before them."""
@@ -134,7 +138,7 @@ class Calibration:
 
         for name in layers:
             network.get_submodule(name).register_forward_hook(correct(name))
-        network(self._examples)
+        network(self._together)
         return {
             name: QuantizedLayer(
                 layer.weight,
@@ -146,6 +150,18 @@ class Calibration:
             )
             for name, layer in layers.items()
         }
+
+
+def _tell(
+    note: Callable[[str, _Convolution, Tensor, Tensor], None],
+    name: str,
+    conv: nn.Module,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
+) -> None:
+    """A hook of a convolution that tells what it takes and gives."""
+    assert isinstance(conv, _Convolution)  # noqa: S101 - no others are hooked
+    note(name, conv, inputs[0], output)
 
 
 def quantized(network: nn.Module, layers: Mapping[str, QuantizedLayer]) -> nn.Module:

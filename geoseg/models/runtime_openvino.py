@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoseg.machine import BF16_FLAGS, cpu_has, describe_cpu
+from geoseg.machine import cpu_has, describe_cpu
 from geoseg.models.compiled import CompiledPart, compile_part, pack, unpack
 from geoseg.models.kept import find_kept, keep
 from geoseg.models.narrowing import narrow
@@ -36,16 +36,15 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     Args:
         graph: ONNX, with one input.
         shape: of that input.
-        precision: of the arithmetic; bf16 is that of all but the first convolutions, see ``geoseg.models.rounding``,
-            int8 what the graph itself rounds to, with bf16 around it where the CPU has it, else fp32.
+        precision: of the arithmetic; int8 is what the graph itself rounds to, with fp32 around it, and bf16 that of all
+            else but the first convolutions, see ``geoseg.models.rounding``.
         at_once: calls that run at the same time; others wait.
 
     Raises:
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
     """
     openvino, core = _openvino(), _core()
-    narrow_floats = precision == "bf16" or (precision == "int8" and cpu_has(*BF16_FLAGS))
-    hint: Hint = "bf16" if narrow_floats else "f32"
+    hint: Hint = "bf16" if precision in {"bf16", "int8-bf16"} else "f32"
     in_strips = _waits_for_memory(precision)
     settings = {
         "INFERENCE_NUM_THREADS": at_once,

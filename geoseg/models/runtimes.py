@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoseg.errors import SettingsError
-from geoseg.machine import BF16_FLAGS, cpu_has
+from geoseg.machine import cpu_has
 from geoseg.models.card import Card
 from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
 from geoseg.stages.blend import Decide
@@ -50,7 +50,16 @@ _PACKAGES: dict[Resolved, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx"),
     "onnx": ("onnxruntime", "onnx"),
 }
+_OF_INTEGERS = ("int8", "int8-bf16")
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # of a CPU, one of them
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+# for CPUs, of which the first is taken that the CPU has the features for
+_CHOICES: tuple[tuple[Arithmetic, tuple[tuple[str, ...], ...]], ...] = (
+    ("bf16", (("amx_bf16",),)),
+    ("int8-bf16", (_BF16_FLAGS, _INT8_FLAGS)),
+    ("bf16", (_BF16_FLAGS,)),
+    ("int8", (_INT8_FLAGS,)),
+)
 _UNCONVERTED = {"dpt", "pspnet", "upernet"}  # families whose pooling ONNX lacks, for some sizes or for all
 
 
@@ -176,8 +185,8 @@ def resolve_precision(
     """Turns ``auto`` into bf16 or int8 where the hardware multiplies them natively, else fp32.
 
     Integers are OpenVINO's alone, and need VNNI: older CPUs are slow with them and clip their sums. CPUs with AMX are
-    quick enough with bf16, which loses less; those without it are a third quicker with integers. CPUs that emulate bf16
-    are slower with it than with fp32.
+    quick enough with bf16, which loses less; others that multiply bf16 are a quarter quicker still with integers and
+    bf16 around them. CPUs that emulate bf16 are slower with it than with fp32.
 
     Args:
         precision: asked for.
@@ -188,8 +197,8 @@ def resolve_precision(
     Raises:
         SettingsError: a precision asked of a runtime, a CPU or a model that lacks it.
     """
-    if precision == "int8":
-        _require_int8(runtime, passed)
+    if precision in _OF_INTEGERS:
+        _require_int8(precision, runtime, passed)
     if runtime == "onnx":
         if precision == "bf16":
             raise SettingsError(
@@ -206,24 +215,21 @@ def resolve_precision(
             "bf16" in passed and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         return "bf16" if native else "fp32"
-    choices: tuple[tuple[Arithmetic, tuple[str, ...]], ...] = (
-        ("bf16", ("amx_bf16",)),
-        ("int8", _INT8_FLAGS),
-        ("bf16", BF16_FLAGS),
-    )
-    for choice, flags in choices:
-        if choice in passed and (choice != "int8" or runtime == "openvino") and cpu_has(*flags):
+    for choice, needed in _CHOICES:
+        runs = choice not in _OF_INTEGERS or runtime == "openvino"
+        if choice in passed and runs and all(cpu_has(*flags) for flags in needed):
             return choice
     return "fp32"
 
 
-def _require_int8(runtime: Resolved, passed: Collection[str]) -> None:
+def _require_int8(precision: str, runtime: Resolved, passed: Collection[str]) -> None:
+    asked = f"--precision is {precision}"
     if runtime != "openvino":
-        raise SettingsError(f"--precision is int8, which openvino alone runs, and not {runtime}; choose auto")
-    if "int8" not in passed:
-        raise SettingsError("--precision is int8, but the model has no integers; make them with geoseg quantize")
+        raise SettingsError(f"{asked}, which openvino alone runs, and not {runtime}; choose auto")
+    if not set(_OF_INTEGERS).intersection(passed):
+        raise SettingsError(f"{asked}, but the model has no integers; make them with geoseg quantize")
     if not cpu_has(*_INT8_FLAGS):
-        raise SettingsError("--precision is int8, and this CPU lacks VNNI; choose auto")
+        raise SettingsError(f"{asked}, and this CPU lacks VNNI; choose auto")
 
 
 class Runtime(Protocol):
@@ -355,8 +361,6 @@ def _open_network(  # noqa: PLR0913
 
         compile_graph = partial(runtime_openvino.compile_graph, precision=precision, at_once=at_once)
         form: Form = "merged" if precision == "fp32" else precision
-        if precision == "int8" and cpu_has(*BF16_FLAGS):
-            form = "int8 and bf16"
         return GraphRuntime(card, compile_graph, batch=1, halo=halo, refine=refine, tta=tta, form=form, scores=scores)
     from geoseg.models import runtime_onnx
 

@@ -28,6 +28,7 @@ ROWS = (
     ("openvino", "int8"),
     ("torch", "bf16"),
     ("openvino", "bf16"),
+    ("openvino", "int8-bf16"),
 )
 
 

@@ -114,8 +114,9 @@ def test_runs_take_them(rounded, land, geoseg):
 
 
 @needs_integers
-def test_layers_do_not_depend_on_the_cut(rounded, land, tmp_path):
-    settings = RunSettings(models=(str(rounded),), runtime="openvino", precision="int8")
+@pytest.mark.parametrize("precision", ["int8", "int8-bf16"])
+def test_layers_do_not_depend_on_the_cut(rounded, land, tmp_path, precision):
+    settings = RunSettings(models=(str(rounded),), runtime="openvino", precision=precision)
     found = []
     for name, execution in {
         "small": Execution(threads=1, chunk=CORE),

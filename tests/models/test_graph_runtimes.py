@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from geoseg.models.runtimes import (
     resolve_precision,
     resolve_runtime,
 )
+from geoseg.settings import Arithmetic
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -155,7 +157,7 @@ def test_integers_stay_with_those_who_multiply_them():
     from geoseg.models.graphs import EXACT
     from geoseg.models.parts import cut_network
 
-    model = model_of("vehicle", "int8 and bf16")
+    model = model_of("vehicle", "int8-bf16")
     assert dict(zoo.load("vehicle").int8_measured)["left_out"] == EXACT
     first, rest = cut_network(openvino, model, "bf16", in_strips=False)
     assert convolutions(first.model) == EXACT
@@ -177,11 +179,11 @@ def test_nearly_all_convolutions_multiply_integers():
 
 
 @pytest.mark.parametrize("in_strips", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", get_args(Arithmetic))
 def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkeypatch):
     from geoseg.models import runtime_openvino
 
-    if precision == "int8" and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+    if precision.startswith("int8") and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         pytest.skip("needs a CPU with VNNI")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
     monkeypatch.setattr(runtime_openvino, "_waits_for_memory", lambda _: in_strips)

@@ -263,7 +263,12 @@ def test_choices_are_resolved():
     [
         ("amx_bf16 amx_int8 avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "bf16"),
         ("amx_bf16 amx_int8 avx512_bf16 avx512_vnni", "openvino", ("fp32", "int8"), "int8"),
-        ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "int8"),
+        ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "bf16"),
+        ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8", "int8-bf16"), "int8-bf16"),
+        ("amx_bf16 amx_int8 avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16", "int8-bf16"), "bf16"),
+        ("avx512_bf16", "openvino", ("fp32", "bf16", "int8-bf16"), "bf16"),
+        ("avx512_vnni", "openvino", ("fp32", "int8-bf16"), "fp32"),
+        ("avx512_bf16 avx512_vnni", "torch", ("fp32", "bf16", "int8-bf16"), "bf16"),
         ("avx512_vnni", "openvino", ("fp32", "bf16", "int8"), "int8"),
         ("avx512_bf16 avx512_vnni", "torch", ("fp32", "bf16", "int8"), "bf16"),
         ("avx512_bf16 avx512_vnni", "openvino", ("fp32", "bf16"), "bf16"),
