@@ -1,12 +1,14 @@
 """Networks in the parts in which OpenVINO computes them, one after the other (floor 3).
 
 Of a network in bf16 the first convolutions stay fp32, see :mod:`geoseg.models.rounding`. The layers near the image, at
-the beginning and at the end, are computed in strips where that can be and pays, see :mod:`geoseg.models.strips`.
+the beginning and at the end, are computed in strips where that can be and pays, see :mod:`geoseg.models.strips`. What
+rounds to integers stays with those who multiply them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,10 +18,13 @@ from geoseg.models.graphs import EXACT
 from geoseg.models.nodes import UPSAMPLING, is_crop, name_of, shape_of, values_of
 from geoseg.models.strips import Strips, find_strips, free_rows
 
-__all__ = ["ROWS", "ROWS_BETWEEN", "Hint", "Part", "cut_network"]
+__all__ = ["ROWS", "ROWS_BETWEEN", "Hint", "InStrips", "Part", "cut_network"]
 
 Hint: TypeAlias = Literal["f32", "bf16"]
 """OpenVINO's name of the arithmetic of floating-point numbers"""
+
+InStrips: TypeAlias = Literal["nothing", "beginning", "both ends"]
+"""which layers near the image are computed in strips, if they can be"""
 
 ROWS = -2
 """axis of rows in tiles and results"""
@@ -28,7 +33,6 @@ ROWS_BETWEEN = 1
 """the same in what parts hand over"""
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-_STRIP = 128  # rows of a tile in a strip, about; see tests/benchmarks/strips.py
 _DEEP = 4  # how much smaller images are where layers are no longer computed in strips
 _FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
 _READING = {"Convert", "Slice", "Transpose"}  # kinds of nodes that make an image of what was handed over
@@ -48,46 +52,46 @@ class Part(NamedTuple):
     strips: Strips | None = None
 
 
-def cut_network(openvino: Any, model: Any, hint: Hint, *, in_strips: bool) -> list[Part]:
+def cut_network(openvino: Any, model: Any, hint: Hint, in_strips: InStrips = "nothing", rows: int = 0) -> list[Part]:
     """Cuts a network into parts.
 
     Args:
         openvino: the package.
         model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
         hint: of its arithmetic.
-        in_strips: whether the layers near the image are computed in strips, if they can be. Those in fp32 of a network
-            in bf16 are anyway: that takes no longer, and the memory of a tile is a third less.
+        in_strips: which layers are.
+        rows: of a tile in a strip, about.
     """
     batch, _, height, _ = shape_of(model.input(0))
     parts: list[Part] = []
     if hint == "bf16":
         first, model = _split(openvino, model, _first_convolutions, hint)
         parts = [Part(first, "f32")] if first is not None else []
-    if batch > 1:  # rows of several tiles do not lie together
+    if in_strips == "nothing" or batch > 1:  # rows of several tiles do not lie together
         return [*parts, Part(model, hint)]
-    parts = [_in_strips(openvino, part, height, first=True) for part in parts]
-    if not in_strips:
-        return [*parts, Part(model, hint)]
+    share = Fraction(rows, height)
+    parts = [_in_strips(openvino, part, share, first=True) for part in parts]
     begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)
     if begin is not None:
-        part = _in_strips(openvino, Part(begin, hint), height, first=not parts)
+        part = _in_strips(openvino, Part(begin, hint), share, first=not parts)
         if part.strips is not None:
             parts, model = [*parts, part], rest
-    begin, rest = _split(openvino, model, _before_last_upsampling, hint)
-    if begin is not None:
-        last = _in_strips(openvino, Part(rest, hint), height, first=False)
-        if last.strips is not None:
-            return [*parts, Part(begin, hint), last]
+    if in_strips == "both ends":
+        begin, rest = _split(openvino, model, _before_last_upsampling, hint)
+        if begin is not None:
+            last = _in_strips(openvino, Part(rest, hint), share, first=False)
+            if last.strips is not None:
+                return [*parts, Part(begin, hint), last]
     return [*parts, Part(model, hint)]
 
 
-def _in_strips(openvino: Any, part: Part, height: int, *, first: bool) -> Part:
+def _in_strips(openvino: Any, part: Part, share: Fraction, *, first: bool) -> Part:
     """The same part in strips, if that can be.
 
     Args:
         openvino: the package.
         part: of a network.
-        height: of the network's input.
+        share: of the height that a strip has, about.
         first: whether that is the part's.
     """
     model = part.model.clone()
@@ -97,7 +101,7 @@ def _in_strips(openvino: Any, part: Part, height: int, *, first: bool) -> Part:
     if len(heights) != 1:
         return part
     [own] = heights
-    strips = find_strips(model, own, _STRIP * own // height, free_rows(openvino, model))
+    strips = find_strips(model, own, int(own * share), free_rows(openvino, model))
     if strips is None:
         return part
     for shape in shapes.values():
@@ -107,19 +111,12 @@ def _in_strips(openvino: Any, part: Part, height: int, *, first: bool) -> Part:
 
 
 def _first_convolutions(model: Any) -> set[str]:
-    """Names of a model's nodes up to those convolutions that stay exact; of none where there are no others.
-
-    What rounds to integers stays with those who multiply these.
-    """
+    """Names of a model's nodes up to those convolutions that stay exact; of none where there are no others."""
     ordered, numbers = _numbered(model)
     if not numbers or numbers[-1] <= EXACT:
         return set()
     first = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= EXACT}
-    rounds = [node for node in ordered if node.get_type_name() == "FakeQuantize"]
-    smoothed = [node.input(0).get_source_output() for node in rounds]
-    names = {name_of(node) for node in rounds}
-    names |= {name_of(of.get_node()) for of in smoothed if of.get_node().get_type_name() == "Multiply"}
-    return first - _after(ordered, names)
+    return first - _rounding_for_others(ordered, first)
 
 
 def _shallow(model: Any, height: int) -> set[str]:
@@ -133,6 +130,7 @@ def _shallow(model: Any, height: int) -> set[str]:
     found = []
     for count in range(reached[0], min(reached[0] + _FURTHER, numbers[-1])):
         names = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= count} - crops
+        names -= _rounding_for_others(ordered, names)
         size = sum(int(np.prod(shape_of(output))) for output, _ in _handed_over(ordered, names))
         found.append((size, names))
     return min(found, key=lambda one: one[0])[1] if found else set()
@@ -159,6 +157,29 @@ def _after(ordered: Sequence[Any], names: set[str]) -> set[str]:
     for node in ordered:
         if any(name_of(entry.get_source_output().get_node()) in found for entry in node.inputs()):
             found.add(name_of(node))
+    return found
+
+
+def _rounding_for_others(ordered: Sequence[Any], names: set[str]) -> set[str]:
+    """Of these nodes those that round to integers for convolutions that are not of them; and all that comes after."""
+    found = set()
+    for node in ordered:
+        if node.get_type_name() == "FakeQuantize" and not _convolutions_after(node) <= names:
+            smoothed = node.input(0).get_source_output().get_node()
+            found |= {name_of(one) for one in (node, smoothed) if one is node or one.get_type_name() == "Multiply"}
+    return _after(ordered, found)
+
+
+def _convolutions_after(node: Any) -> set[str]:
+    """Names of the next convolutions, of any kind, that read what comes of a node."""
+    found, nodes = set(), [node]
+    while nodes:
+        for entry in nodes.pop().output(0).get_target_inputs():
+            reader = entry.get_node()
+            if "Convolution" in reader.get_type_name():
+                found.add(name_of(reader))
+            elif reader.get_output_size():
+                nodes.append(reader)
     return found
 
 

@@ -18,7 +18,7 @@ from geoseg.machine import cpu_has, describe_cpu
 from geoseg.models.compiled import CompiledPart, compile_part, pack, unpack
 from geoseg.models.kept import find_kept, keep
 from geoseg.models.narrowing import narrow
-from geoseg.models.parts import ROWS, ROWS_BETWEEN, Hint, cut_network
+from geoseg.models.parts import ROWS, ROWS_BETWEEN, Hint, InStrips, cut_network
 from geoseg.models.runtime_graph import Engine
 from geoseg.models.slots import Slots
 from geoseg.models.strips import Strips
@@ -45,7 +45,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     """
     openvino, core = _openvino(), _core()
     hint: Hint = "bf16" if precision in {"bf16", "int8-bf16"} else "f32"
-    in_strips = _waits_for_memory(precision)
+    in_strips, rows = _choose_strips(precision)
     settings = {
         "INFERENCE_NUM_THREADS": at_once,
         "NUM_STREAMS": at_once,  # of one thread each, whose arithmetic does not depend on how many there are
@@ -53,7 +53,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     }
     # half a second to a whole one is saved where it was compiled before
     machine = describe_cpu(), openvino.get_version()
-    facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, settings, *machine]
+    facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, rows, settings, *machine]
     parts: list[CompiledPart] = []
     if (packed := find_kept(_KIND, facts)) is not None:
         with suppress(RuntimeError):
@@ -63,7 +63,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
         model.reshape(list(shape))
         _fold(model)
         narrow(openvino, model)
-        cut = cut_network(openvino, model, hint, in_strips=in_strips)
+        cut = cut_network(openvino, model, hint, in_strips, rows)
         parts = [compile_part(core, part, settings) for part in cut]
         keep(_KIND, facts, pack(parts))
     requests = Slots(lambda: _Request(openvino, parts), at_once)
@@ -75,9 +75,11 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     return run
 
 
-def _waits_for_memory(precision: Arithmetic) -> bool:
-    """Whether this CPU computes so quickly that strips pay; others are a little slower with them."""
-    return precision == "bf16" and cpu_has("amx_bf16")
+def _choose_strips(precision: Arithmetic) -> tuple[InStrips, int]:
+    """Which layers this CPU computes so quickly that strips pay, and their rows; see tests/benchmarks/strips.py."""
+    if precision == "bf16" and cpu_has("amx_bf16"):
+        return "both ends", 128
+    return ("beginning", 32) if precision in {"bf16", "int8-bf16"} else ("nothing", 0)
 
 
 @functools.cache

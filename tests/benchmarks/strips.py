@@ -18,11 +18,15 @@ import numpy as np
 import rasterio
 
 from geoseg.machine import count_cores
-from geoseg.models import parts, runtime_openvino, zoo
+from geoseg.models import runtime_openvino, zoo
 from geoseg.models.runtimes import open_runtime, resolve_precision
 
 SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
-WAYS = {"whole": None, "narrow": 0, "strips of 64": 64, "128": 128, "256": 256}
+WAYS = {
+    "whole": None,
+    "narrow": ("nothing", 0),
+    **{f"{where}, {rows} rows": (where, rows) for where in ("beginning", "both ends") for rows in (32, 64, 128)},
+}
 
 
 def main() -> None:
@@ -42,7 +46,7 @@ def main() -> None:
     for name in options.models:
         card = replace(zoo.load(name), tile=options.side)
         precision = resolve_precision(options.precision, "cpu", "openvino", passed=card.precisions)
-        infers = {way: open_way(card, precision, rows, cores) for way, rows in WAYS.items()}
+        infers = {name: open_way(card, precision, way, cores) for name, way in WAYS.items()}
         expected = infers["whole"](tile)
         seconds: dict[tuple[str, int], list[float]] = {}
         for _ in range(options.rounds):
@@ -56,13 +60,12 @@ def main() -> None:
             print(f"| {' | '.join(facts)} |", flush=True)
 
 
-def open_way(card, precision, rows, cores):
-    """A runtime with strips of so many rows; 0 is without any, None with what the halo crops, too."""
-    narrow = runtime_openvino.narrow if rows is not None else lambda *_: None
+def open_way(card, precision, way, cores):
+    """A runtime with strips of so many rows there; None is without any, and with what the halo crops, too."""
+    narrow = runtime_openvino.narrow if way is not None else lambda *_: None
     with (
         mock.patch.object(runtime_openvino, "narrow", narrow),
-        mock.patch.object(runtime_openvino, "_waits_for_memory", return_value=bool(rows)),
-        mock.patch.object(parts, "_STRIP", rows or card.tile),
+        mock.patch.object(runtime_openvino, "_choose_strips", return_value=way or WAYS["narrow"]),
         mock.patch.object(runtime_openvino, "find_kept", return_value=None),
     ):
         return open_runtime(card, runtime="openvino", device="cpu", precision=precision, halo=card.halo, at_once=cores)

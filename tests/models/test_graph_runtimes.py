@@ -144,10 +144,10 @@ def test_the_first_convolutions_of_bf16_are_exact():
     from geoseg.models.graphs import EXACT
     from geoseg.models.parts import cut_network
 
-    for in_strips in (False, True):
-        parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16", in_strips=in_strips)
-        assert [part.hint for part in parts] == ["f32", *["bf16"] * (len(parts) - 1)]
-        assert (len(parts) > 2) == in_strips
+    for in_strips, count in (("nothing", 2), ("beginning", 3), ("both ends", 4)):
+        parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16", in_strips, 64)
+        assert [part.hint for part in parts] == ["f32", *["bf16"] * (count - 1)]
+        assert [part.strips is not None for part in parts[:2]] == [count > 2] * 2
         assert convolutions(parts[0].model) == EXACT
 
 
@@ -159,11 +159,22 @@ def test_integers_stay_with_those_who_multiply_them():
 
     model = model_of("vehicle", "int8-bf16")
     assert dict(zoo.load("vehicle").int8_measured)["left_out"] == EXACT
-    first, rest = cut_network(openvino, model, "bf16", in_strips=False)
+    first, rest = cut_network(openvino, model, "bf16")
     assert convolutions(first.model) == EXACT
-    assert not any(node.get_type_name() == "FakeQuantize" for node in first.model.get_ops())
+    assert roundings(first.model) == 0
     assert len(first.model.outputs) == 1
     assert convolutions(rest.model) == convolutions(model) - EXACT
+    whole = roundings(rest.model)
+    first, second, rest = cut_network(openvino, model, "bf16", "beginning", 64)
+    assert roundings(second.model) == convolutions(second.model)
+    assert roundings(second.model) + roundings(rest.model) == whole
+
+
+def roundings(model) -> int:
+    """Of what depends on its inputs."""
+    from geoseg.models.parts import _numbered
+
+    return sum(node.get_type_name() == "FakeQuantize" for node in _numbered(model)[0])
 
 
 @pytest.mark.skipif(not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"), reason="needs a CPU with VNNI")
@@ -178,7 +189,7 @@ def test_nearly_all_convolutions_multiply_integers():
     assert sum(kind in {"u8", "i8"} for kind in kinds) == len(kinds) - left_out
 
 
-@pytest.mark.parametrize("in_strips", [False, True])
+@pytest.mark.parametrize("in_strips", ["nothing", "both ends"])
 @pytest.mark.parametrize("precision", get_args(Arithmetic))
 def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkeypatch):
     from geoseg.models import runtime_openvino
@@ -186,7 +197,7 @@ def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkey
     if precision.startswith("int8") and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         pytest.skip("needs a CPU with VNNI")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
-    monkeypatch.setattr(runtime_openvino, "_waits_for_memory", lambda _: in_strips)
+    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: (in_strips, 64))
     compiled = []
     made = runtime_openvino.compile_part
     monkeypatch.setattr(runtime_openvino, "compile_part", lambda *args: compiled.append(1) or made(*args))
@@ -196,7 +207,7 @@ def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkey
     first, second = (open_runtime(card, **how)(tile) for _ in range(2))
     assert len(list((tmp_path / "compiled").iterdir())) == 1
     once = len(compiled)
-    assert (once > 2) == in_strips
+    assert (once > 2) == (in_strips == "both ends")
     open_runtime(card, **how, at_once=2)
     assert len(compiled) == 2 * once  # for as many calls as run at the same time
     for one, other in zip(first, second, strict=True):

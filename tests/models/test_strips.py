@@ -27,12 +27,6 @@ from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 SIDE = 256
 
 
-@pytest.fixture(autouse=True)
-def _on_any_cpu(monkeypatch):
-    monkeypatch.setattr(runtime_openvino, "_waits_for_memory", lambda _: True)
-    monkeypatch.setattr(runtime_openvino, "find_kept", lambda *_: None)  # strips of other sizes
-
-
 class Labels(torch.nn.Module):
     """A network with a crop and a decision, or its scores."""
 
@@ -63,21 +57,20 @@ def graph_of(network, side=SIDE) -> bytes:
 
 def results(graph, rows, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
     """Of a network, in strips of so many rows."""
-    monkeypatch.setattr(parts, "_STRIP", rows)
+    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: ("both ends", rows))
     infer = runtime_openvino.compile_graph(graph, (1, 3, side, side), precision=precision, at_once=1)
     tiles = np.random.default_rng(seed).integers(0, 255, (1, 3, side, side), dtype=np.uint8)
     infer(255 - tiles)  # whose rows must not show
     return infer(tiles)
 
 
-def strips_of(graph, monkeypatch, rows, precision="fp32", side=SIDE):
-    monkeypatch.setattr(parts, "_STRIP", rows)
+def strips_of(graph, rows, precision="fp32", side=SIDE):
     model = runtime_openvino._core().read_model(io.BytesIO(graph))
     model.reshape([1, 3, side, side])
     runtime_openvino._fold(model)
     narrow(runtime_openvino._openvino(), model)
     hint = "bf16" if precision == "bf16" else "f32"
-    found = parts.cut_network(runtime_openvino._openvino(), model, hint, in_strips=True)
+    found = parts.cut_network(runtime_openvino._openvino(), model, hint, "both ends", rows)
     return [part.strips and len(part.strips.places) for part in found]
 
 
@@ -106,15 +99,15 @@ def test_any_strips_give_the_same(labels, rows, monkeypatch):
     expected = results(labels, 10 * SIDE, monkeypatch)
     assert len(np.unique(expected[0])) == 2
     assert alike(results(labels, rows, monkeypatch), expected)
-    assert strips_of(labels, monkeypatch, 10 * SIDE) == [None]
-    counts = strips_of(labels, monkeypatch, rows)
+    assert strips_of(labels, 10 * SIDE) == [None]
+    counts = strips_of(labels, rows)
     assert counts[1] is None
     assert min(counts[0], counts[2]) > 1
 
 
 def test_in_bf16(labels, monkeypatch):
     """The first convolutions, the shallow ones, all others, and the last."""
-    assert [count is not None for count in strips_of(labels, monkeypatch, 64, "bf16")] == [True, True, False, True]
+    assert [count is not None for count in strips_of(labels, 64, "bf16")] == [True, True, False, True]
     expected = results(labels, 10 * SIDE, monkeypatch, precision="bf16")
     assert alike(results(labels, 64, monkeypatch, precision="bf16"), expected)
 
@@ -123,7 +116,7 @@ def test_in_bf16(labels, monkeypatch):
 def test_scores_and_any_halo(unet, halo, monkeypatch):
     """Planes of which do not lie together."""
     graph = graph_of(Labels(unet, halo, scores=True))
-    assert strips_of(graph, monkeypatch, 64)[-1]
+    assert strips_of(graph, 64)[-1]
     expected = results(graph, 10 * SIDE, monkeypatch)
     assert expected[0].shape == (1, 2, SIDE - 2 * halo, SIDE - 2 * halo)
     assert alike(results(graph, 64, monkeypatch), expected)
@@ -137,7 +130,7 @@ def test_heads_that_give_squares_of_pixels(unet, kind, precision, monkeypatch):
     split = split_head(unet, torch.randn(1, 3, 128, 128))
     how = {"device": torch.device("cpu"), "halo": 32, "refine": "none", "tta": "none"}
     graph = graph_of(kind(card, split, square=SQUARE, **how))
-    counts = strips_of(graph, monkeypatch, 64, precision)
+    counts = strips_of(graph, 64, precision)
     assert counts[-1] > 1
     assert counts[-2] is None
     expected = results(graph_of(kind(card, unet, **how)), 10 * SIDE, monkeypatch, precision=precision)
@@ -163,7 +156,7 @@ def test_other_networks(architecture, monkeypatch):
 
 
 def test_results_are_their_callers(labels, monkeypatch):
-    monkeypatch.setattr(parts, "_STRIP", 64)
+    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: ("both ends", 64))
     infer = runtime_openvino.compile_graph(labels, (1, 3, SIDE, SIDE), precision="fp32", at_once=1)
     tiles = np.random.default_rng(0).integers(0, 255, (2, 3, SIDE, SIDE), dtype=np.uint8)
     first = infer(tiles[:1])
