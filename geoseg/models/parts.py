@@ -140,7 +140,8 @@ def _before_last_upsampling(model: Any) -> set[str]:
     """Names of all nodes but the last that enlarges images and what comes of it."""
     ordered, _ = _numbered(model)
     last = [name_of(node) for node in ordered if node.get_type_name() in UPSAMPLING][-1:]
-    return {name_of(node) for node in ordered} - _after(ordered, set(last)) if last else set()
+    before = {name_of(node) for node in ordered} - _after(ordered, set(last)) if last else set()
+    return before - _rounding_for_others(ordered, before)
 
 
 def _numbered(model: Any) -> tuple[list[Any], list[int]]:
