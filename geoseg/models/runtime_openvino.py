@@ -53,7 +53,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     }
     # half a second to a whole one is saved where it was compiled before
     machine = describe_cpu(), openvino.get_version()
-    facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, rows, settings, *machine]
+    facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, rows, *machine]
     parts: list[CompiledPart] = []
     if (packed := find_kept(_KIND, facts)) is not None:
         with suppress(RuntimeError):
