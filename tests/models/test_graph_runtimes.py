@@ -21,7 +21,7 @@ from geoseg.errors import ModelError, SettingsError
 from geoseg.machine import cpu_has
 from geoseg.models import runtimes, zoo
 from geoseg.models.architectures import build
-from geoseg.models.card import Card, CardClass, write_model
+from geoseg.models.card import Card, CardClass, write_int8, write_model
 from geoseg.models.runtimes import (
     open_decision,
     open_runtime,
@@ -99,10 +99,13 @@ def test_calls_at_once_are_as_calls_one_by_one(runtime):
 @functools.cache
 def model_of(name: str, form: str):
     """A shipped model for OpenVINO."""
+    return compilable(replace(zoo.load(name), tile=TILE), form)
+
+
+def compilable(card: Card, form: str):
     from geoseg.models.graphs import labels_graph
     from geoseg.models.runtime_openvino import _core, _fold
 
-    card = replace(zoo.load(name), tile=TILE)
     model = _core().read_model(io.BytesIO(labels_graph(card, halo=HALO, form=form)))
     model.reshape([1, 3, TILE, TILE])
     _fold(model)
@@ -151,14 +154,32 @@ def test_the_first_convolutions_of_bf16_are_exact():
         assert convolutions(parts[0].model) == EXACT
 
 
-def test_integers_stay_with_those_who_multiply_them():
+@pytest.fixture(scope="module")
+def as_many_integers_as_can_be(tmp_path_factory):
+    """A shipped model with integers in all its convolutions but those that are always left out."""
+    from geoseg.models.graphs import EXACT
+    from geoseg.models.quantization import Calibration, save_layers
+    from geoseg.models.runtime_torch import example_inputs, load_network, settle
+    from geoseg.models.upsampling import merge_upsampling
+
+    settle("cpu")
+    shipped = zoo.load("vehicle")
+    network = merge_upsampling(load_network(shipped).eval(), example_inputs(shipped, 128))
+    examples = torch.from_numpy(tile_of_sample().astype(np.float32) / 64 - 2)
+    layers = Calibration(network, examples[..., :128, :128]).quantize(EXACT)
+    folder = tmp_path_factory.mktemp("integers")
+    plain = replace(shipped, int8=None, int8_checksum="", int8_measured=(), precisions=("fp32",), parity=())
+    card = write_model(folder, plain, load_network(shipped).state_dict())
+    return replace(write_int8(card, lambda path: save_layers(path, layers), {"differing": 0.0}), tile=TILE)
+
+
+def test_integers_stay_with_those_who_multiply_them(as_many_integers_as_can_be):
     import openvino
 
     from geoseg.models.graphs import EXACT
     from geoseg.models.parts import cut_network
 
-    model = model_of("vehicle", "int8-bf16")
-    assert dict(zoo.load("vehicle").int8_measured)["left_out"] == EXACT
+    model = compilable(as_many_integers_as_can_be, "int8-bf16")
     first, rest = cut_network(openvino, model, "bf16")
     assert convolutions(first.model) == EXACT
     assert roundings(first.model) == 0
