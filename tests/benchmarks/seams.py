@@ -58,10 +58,10 @@ def excess(counts: np.ndarray, first: int, step: int) -> float:
 
 
 def compare_with_centred(
-    mask: np.ndarray, scene_path: str, bands: str, lattice: dict[str, int], *, axes: str, every: int
+    mask: np.ndarray, scene_path: str, settings: geoseg.RunSettings, lattice: dict[str, int], *, axes: str, every: int
 ) -> None:
     """Prints changes across tile borders in the run, and in predictions with the border in the middle of a tile."""
-    plan = geoseg.make_plan(scene_path, geoseg.RunSettings(bands=tuple(bands.split(","))), geoseg.Execution(threads=1))
+    plan = geoseg.make_plan(scene_path, settings, geoseg.Execution(threads=1))
     [part] = plan.passes
     how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision}
     infer = open_runtime(replace(part.card, tile=part.lattice.tile_size), **how, halo=lattice["halo"])
@@ -105,7 +105,11 @@ def main() -> None:
     parser.add_argument("--axes", default="rows,columns", help="which borders to compare with --scene")
     parser.add_argument("--every", type=int, default=1, help="compare every n-th tile along a border")
     options = parser.parse_args()
-    lattice = json.loads((options.directory / "run.json").read_text())["passes"][0]["lattice"]
+    record = json.loads((options.directory / "run.json").read_text())
+    lattice, asked = record["passes"][0]["lattice"], record["settings"]
+    settings = geoseg.RunSettings(
+        models=tuple(asked["models"]), bands=tuple(options.bands.split(",")), precision=asked["precision"]
+    )
     with rasterio.open(options.directory / "mask.tif") as raster:
         mask = raster.read(1)
     for what, count in (("class changes", changes), ("straight edges >= 8 px", long_edges)):
@@ -121,7 +125,7 @@ def main() -> None:
                     f"{others.mean():.3f} +- {others.std():.3f}, rank {rank:.0%}"
                 )
     if options.scene:
-        compare_with_centred(mask, options.scene, options.bands, lattice, axes=options.axes, every=options.every)
+        compare_with_centred(mask, options.scene, settings, lattice, axes=options.axes, every=options.every)
 
 
 if __name__ == "__main__":
