@@ -196,8 +196,8 @@ class RunSettings:
         device: where the models run.
         runtime: what runs their networks; ``auto`` is OpenVINO on a CPU where it is installed, ONNX Runtime for ONNX
             files, else torch.
-        precision: their arithmetic; ``auto`` is bf16 where the hardware multiplies it natively and the model's card
-            says that labels stay the same.
+        precision: their arithmetic; ``auto`` is what the hardware is quickest with of what the model's card says that
+            labels stay the same with: bf16, or integers.
         vector: what shapes the layers.
     """
 

@@ -3,7 +3,7 @@
 Windows are strewn over scenes of what the model is made for. From every other one the rounding is found (see
 :mod:`geoseg.models.quantization`), on the rest labels are compared with those of fp32. The first convolutions of a
 network see the image itself and lose most; so first all are rounded but those that bf16 leaves as they are, too, then
-all but one more, and so on, until labels agree.
+all but a few more, and so on, until labels agree.
 """
 
 from __future__ import annotations
@@ -158,6 +158,10 @@ def measure_quantization(
     merged = merge_upsampling(network, example_inputs(card, 4 * card.stride))
     calibration = Calibration(merged, _inputs(card, examples))
     numbers = [number for number in _LEFT_OUT if number < len(calibration.layers)]
+    if not numbers:
+        raise ModelError(
+            f"model {card.name} has {len(calibration.layers)} convolutions; integers need more than {EXACT}"
+        )
     with progress.stage("quantize", 0):
         for left_out in numbers:
             layers = calibration.quantize(left_out)

@@ -572,7 +572,9 @@ def write_model(directory: Path, card: Card, state: Mapping[str, Tensor], *, hal
 
 
 def write_int8(card: Card, write: Callable[[Path], None], measured: Mapping[str, Any]) -> Card:
-    """Gives a model's card convolutions of integers, as ``NAME.int8.safetensors`` beside it; all else in it stays.
+    """Gives a model's card convolutions of integers, as ``NAME.int8.safetensors`` beside it.
+
+    What it told of integers that it had before goes, all else in it stays.
 
     Args:
         card: as read.
@@ -593,8 +595,11 @@ def write_int8(card: Card, write: Callable[[Path], None], measured: Mapping[str,
         write(path)
         item["assets"]["int8"] = replace(made, int8_checksum=_checksum(path)).to_item()["assets"]["int8"]
         properties = item["properties"]
-        precisions = dict.fromkeys((*properties.get("geoseg:precisions", ("fp32",)), "int8"))
-        properties |= {"geoseg:precisions": list(precisions), "geoseg:int8_measured": dict(measured)}
+        others = [one for one in properties.get("geoseg:precisions", ("fp32",)) if not one.startswith("int8")]
+        properties |= {"geoseg:precisions": [*others, "int8"], "geoseg:int8_measured": dict(measured)}
+        if "geoseg:parity" in properties:
+            rows = properties["geoseg:parity"]
+            properties["geoseg:parity"] = [row for row in rows if not row["precision"].startswith("int8")]
         inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
     return Card.read(card.path)
 

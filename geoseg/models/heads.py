@@ -63,8 +63,8 @@ def split_layers(layers: Mapping[str, QuantizedLayer], network: nn.Module) -> di
         network: as it is.
     """
     found = dict(layers)
-    head = found.get(_LAST)
-    if head is not None and network.get_submodule(_LAST).kernel_size != head.weight.shape[2:]:
+    head, last = found.get(_LAST), dict(network.named_modules()).get(_LAST)
+    if head is not None and isinstance(last, nn.Conv2d) and last.kernel_size != head.weight.shape[2:]:
         scale, bias = (each.repeat_interleave(SQUARE**2) for each in (head.weight_scale, head.bias))
         found[_LAST] = replace(head, weight=_spread(head.weight), weight_scale=scale, bias=bias)
     return found

@@ -21,6 +21,7 @@ from geoseg.models.download import cache_folder
 __all__ = ["find_kept", "keep"]
 
 _MOST = 16  # of a kind
+_MOST_BYTES = 512 * 1024**2  # of all of a kind, but for the newest
 _DIGEST_BYTES = 32
 
 
@@ -31,29 +32,35 @@ def find_kept(kind: str, facts: Sequence[Any]) -> bytes | None:
         kind: name of a folder within the cache folder.
         facts: that decide the content, plain JSON values.
     """
+    path = _place(kind, facts)
     with suppress(OSError):
-        content = _place(kind, facts).read_bytes()
+        content = path.read_bytes()
         if hashlib.sha256(content[_DIGEST_BYTES:]).digest() == content[:_DIGEST_BYTES]:
+            with suppress(OSError):
+                path.touch()  # those that were not used for longest go first
             return content[_DIGEST_BYTES:]
     return None
 
 
 def keep(kind: str, facts: Sequence[Any], content: bytes) -> None:
-    """Keeps a content, if the cache folder takes it; the oldest of the same kind go.
+    """Keeps a content, if the cache folder takes it; those of the same kind go that were not used for longest.
 
     Args:
         kind: see :func:`find_kept`.
         facts: that decide the content.
-        content: at most some 15 MB.
+        content: whatever it is.
     """
     path = _place(kind, facts)
     with suppress(OSError, OutputError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path) as inside:
             inside.write_bytes(hashlib.sha256(content).digest() + content)
-        newest_first = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in newest_first[_MOST:]:
-            file.unlink(missing_ok=True)
+        files = [(file.stat(), file) for file in path.parent.iterdir() if file.is_file()]
+        size = 0
+        for number, (facts_of_it, file) in enumerate(sorted(files, key=lambda pair: pair[0].st_mtime_ns, reverse=True)):
+            size += facts_of_it.st_size
+            if number and (number >= _MOST or size > _MOST_BYTES):
+                file.unlink(missing_ok=True)
 
 
 def _place(kind: str, facts: Sequence[Any]) -> Path:

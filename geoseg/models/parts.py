@@ -132,7 +132,8 @@ def _shallow(model: Any, height: int) -> set[str]:
         names = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= count} - crops
         names -= _rounding_for_others(ordered, names)
         size = sum(int(np.prod(shape_of(output))) for output, _ in _handed_over(ordered, names))
-        found.append((size, names))
+        if names:
+            found.append((size, names))
     return min(found, key=lambda one: one[0])[1] if found else set()
 
 
@@ -173,13 +174,16 @@ def _rounding_for_others(ordered: Sequence[Any], names: set[str]) -> set[str]:
 
 def _convolutions_after(node: Any) -> set[str]:
     """Names of the next convolutions, of any kind, that read what comes of a node."""
-    found, nodes = set(), [node]
+    found: set[str] = set()
+    seen: set[str] = set()
+    nodes = [node]
     while nodes:
-        for entry in nodes.pop().output(0).get_target_inputs():
-            reader = entry.get_node()
+        readers = [entry.get_node() for output in nodes.pop().outputs() for entry in output.get_target_inputs()]
+        for reader in readers:
             if "Convolution" in reader.get_type_name():
                 found.add(name_of(reader))
-            elif reader.get_output_size():
+            elif name_of(reader) not in seen:
+                seen.add(name_of(reader))
                 nodes.append(reader)
     return found
 

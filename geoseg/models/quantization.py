@@ -185,7 +185,7 @@ def quantized(network: nn.Module, layers: Mapping[str, QuantizedLayer]) -> nn.Mo
         scales = layer.weight_scale.view([-1 if place == axis else 1 for place in range(4)])
         conv.weight = nn.Parameter(layer.weight * scales, requires_grad=False)
         register_parametrization(conv, "weight", _WeightSteps(layer.weight_scale, axis), unsafe=True)
-        conv.register_forward_pre_hook(_InputSteps(layer))
+        conv.register_forward_pre_hook(_InputSteps(layer, signed=axis == 1 and int(layer.zero) == _MIDDLE))
     return network
 
 
@@ -276,11 +276,15 @@ class _WeightSteps(nn.Module):
 
 
 class _InputSteps:
-    """Smooths inputs and rounds them."""
+    """Smooths inputs and rounds them.
 
-    def __init__(self, layer: QuantizedLayer) -> None:
+    The same steps can have signs, so that zero is zero. Engines know no other for transposed convolutions; to others
+    OpenVINO gives wrong inputs then, if these come of several together.
+    """
+
+    def __init__(self, layer: QuantizedLayer, *, signed: bool) -> None:
         self._factor = (1 / layer.smoothing).view(1, -1, 1, 1)
-        shift = _MIDDLE if layer.zero == _MIDDLE else 0  # the same steps, with signs: then zero is zero
+        shift = _MIDDLE if signed else 0
         self._steps = float(layer.scale), int(layer.zero) - shift, _LOWEST - shift, _HIGHEST - shift
 
     def __call__(self, conv: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:  # noqa: ARG002

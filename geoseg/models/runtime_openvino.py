@@ -56,7 +56,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
     facts = [hashlib.sha256(graph).hexdigest(), shape, hint, in_strips, rows, *machine]
     parts: list[CompiledPart] = []
     if (packed := find_kept(_KIND, facts)) is not None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, ValueError, TypeError, KeyError):
             parts = unpack(core, packed, settings)
     if not parts:
         model = core.read_model(io.BytesIO(graph))
@@ -65,7 +65,8 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
         narrow(openvino, model)
         cut = cut_network(openvino, model, hint, in_strips, rows)
         parts = [compile_part(core, part, settings) for part in cut]
-        keep(_KIND, facts, pack(parts))
+        with suppress(RuntimeError):  # what cannot be kept is compiled each time
+            keep(_KIND, facts, pack(parts))
     requests = Slots(lambda: _Request(openvino, parts), at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:

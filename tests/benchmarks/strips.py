@@ -46,7 +46,7 @@ def main() -> None:
     for name in options.models:
         card = replace(zoo.load(name), tile=options.side)
         precision = resolve_precision(options.precision, "cpu", "openvino", passed=card.precisions)
-        infers = {name: open_way(card, precision, way, cores) for name, way in WAYS.items()}
+        infers = {way: open_way(card, precision, how, cores) for way, how in WAYS.items()}
         expected = infers["whole"](tile)
         seconds: dict[tuple[str, int], list[float]] = {}
         for _ in range(options.rounds):
@@ -67,6 +67,7 @@ def open_way(card, precision, way, cores):
         mock.patch.object(runtime_openvino, "narrow", narrow),
         mock.patch.object(runtime_openvino, "_choose_strips", return_value=way or WAYS["narrow"]),
         mock.patch.object(runtime_openvino, "find_kept", return_value=None),
+        mock.patch.object(runtime_openvino, "keep"),
     ):
         return open_runtime(card, runtime="openvino", device="cpu", precision=precision, halo=card.halo, at_once=cores)
 

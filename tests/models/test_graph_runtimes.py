@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -198,6 +199,49 @@ def roundings(model) -> int:
     return sum(node.get_type_name() == "FakeQuantize" for node in _numbered(model)[0])
 
 
+class Together(torch.nn.Module):
+    """A network whose last convolution sees what two others give, together."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.one, self.other = (torch.nn.Conv2d(3, 16, 3, padding=1) for _ in range(2))
+        self.last = last
+
+    def forward(self, image):
+        return self.last(torch.cat([self.one(image), self.other(image)], 1))
+
+
+@pytest.mark.skipif(not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"), reason="needs a CPU with VNNI")
+@pytest.mark.parametrize(
+    "last",
+    [
+        torch.nn.Conv2d(32, 2, 1),
+        torch.nn.Conv2d(32, 16, 3, padding=1),
+        torch.nn.ConvTranspose2d(32, 8, 4, 2, 1),
+    ],
+)
+def test_integers_are_multiplied_as_they_are_simulated(last, monkeypatch, tmp_path):
+    """Also where zero is in the middle of their range."""
+    from geoseg.models import quantization
+    from geoseg.models.quantization import Calibration, quantized
+    from geoseg.models.runtime_openvino import compile_graph
+
+    monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
+    steps = quantization._steps
+    monkeypatch.setattr(quantization, "_steps", lambda *args, even: steps(*args, even=True))
+    torch.manual_seed(0)
+    network, examples = Together(last).eval(), torch.randn(4, 3, 64, 64)
+    layers = Calibration(network, examples).quantize(2)
+    assert int(layers["last"].zero) == 128
+    simulation, graph = quantized(network, layers), io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(simulation, (examples[:1],), graph, dynamo=False, opset_version=17)
+        expected = simulation(examples[:1]).numpy()
+    [found] = compile_graph(graph.getvalue(), (1, 3, 64, 64), precision="int8", at_once=1)(examples[:1].numpy())
+    assert np.abs(found - expected).max() < 0.02 * expected.std()
+
+
 @pytest.mark.skipif(not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"), reason="needs a CPU with VNNI")
 def test_nearly_all_convolutions_multiply_integers():
     from geoseg.models.runtime_openvino import _core
@@ -248,12 +292,17 @@ def test_what_openvino_does_not_take_back_is_compiled_anew(tmp_path, monkeypatch
     tile = tile_of_sample()
     expected = open_runtime(card, **how)(tile)
 
+    refused = []
+
     def refuse(*_):
+        refused.append(1)
         raise RuntimeError("another format")
 
     monkeypatch.setattr(runtime_openvino, "unpack", refuse)
+    monkeypatch.setattr(runtime_openvino, "pack", refuse)
     for one, other in zip(open_runtime(card, **how)(tile), expected, strict=True):
         np.testing.assert_array_equal(one, other)
+    assert len(refused) == 2
 
 
 _SIGNALLED = """

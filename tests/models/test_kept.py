@@ -48,6 +48,25 @@ def test_the_oldest_go(folder, monkeypatch):
     assert [find_kept("graphs", [number]) for number in range(4)] == [None, None, b"content", b"content"]
 
 
+def test_what_is_large_goes_sooner(monkeypatch):
+    monkeypatch.setattr(kept, "_MOST_BYTES", 100)
+    keep("graphs", [1], b"content")
+    keep("graphs", [2], b"content" * 100)
+    assert find_kept("graphs", [1]) is None
+    assert find_kept("graphs", [2]) == b"content" * 100
+
+
+def test_what_is_used_stays(folder, monkeypatch):
+    monkeypatch.setattr(kept, "_MOST", 2)
+    for number in range(2):
+        keep("graphs", [number], b"content")
+        for file in (folder / "graphs").iterdir():
+            os.utime(file, ns=(file.stat().st_mtime_ns - 10**9,) * 2)
+    assert find_kept("graphs", [0])
+    keep("graphs", [2], b"content")
+    assert [find_kept("graphs", [number]) is not None for number in range(3)] == [True, False, True]
+
+
 def test_a_folder_that_takes_nothing_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path / "file"))

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from geoseg.errors import ModelError  # noqa: E402
 from geoseg.models import zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
-from geoseg.models.card import Card, write_int8, write_model  # noqa: E402
+from geoseg.models.card import Card, write_int8, write_model, write_parity  # noqa: E402
 from geoseg.models.quantization import Calibration, _back, _rows, load_layers, quantized, save_layers  # noqa: E402
 from geoseg.models.runtime_torch import settle  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
@@ -186,6 +186,11 @@ def test_a_card_tells_of_its_integers(card, calibration):
     assert (made.int8, made.precisions) == ("own.int8.safetensors", ("fp32", "int8"))
     assert dict(made.int8_measured) == {"differing": 0.001}
     assert made.digest != digest
+    rows = [{"runtime": "openvino", "precision": one, "differing": 0.001} for one in ("bf16", "int8", "int8-bf16")]
+    made = write_parity(made, ("fp32", "bf16", "int8", "int8-bf16"), rows)
+    made = write_int8(made, lambda path: save_layers(path, layers), {"differing": 0.001})
+    assert made.precisions == ("fp32", "bf16", "int8")  # nobody measured these with bf16 around them
+    assert [dict(row)["precision"] for row in made.parity] == ["bf16"]
     assert load_layers(made.int8_path).keys() == layers.keys()
     assert sorted(path.name for path in card.path.parent.iterdir()) == [
         "own.card.json",
