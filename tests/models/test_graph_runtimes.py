@@ -199,6 +199,26 @@ def roundings(model) -> int:
     return sum(node.get_type_name() == "FakeQuantize" for node in _numbered(model)[0])
 
 
+def test_what_comes_of_a_rounding_is_gone_over_once():
+    """However many ways lead there: two to the power of forty would not end."""
+    import openvino
+
+    from geoseg.models.nodes import name_of
+    from geoseg.models.parts import _convolutions_after
+
+    operations = openvino.opset13
+    image = operations.parameter([1, 3, 8, 8], openvino.Type.f32)
+    limits = [operations.constant(np.float32(value)) for value in (0, 1, 0, 1)]
+    rounded = found = operations.fake_quantize(image, *limits, 256)
+    for _ in range(40):
+        found = operations.add(found, operations.sigmoid(found))
+    weight = operations.constant(np.ones((2, 3, 1, 1), np.float32))
+    last = operations.convolution(found, weight, [1, 1], [0, 0], [0, 0], [1, 1])
+    model = openvino.Model([operations.result(last)], [image])
+    assert len(model.get_ops()) > 80
+    assert _convolutions_after(rounded) == {name_of(last)}
+
+
 class Together(torch.nn.Module):
     """A network whose last convolution sees what two others give, together."""
 
