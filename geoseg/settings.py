@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 from geoseg.errors import SettingsError
 
 __all__ = [
+    "OF_BF16",
+    "OF_INTEGERS",
     "Arithmetic",
     "Device",
     "EvaluationSettings",
@@ -35,6 +37,12 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "int8", "int8-bf16"]
 Arithmetic = Literal["fp32", "bf16", "int8", "int8-bf16"]
 """of networks; int8 has fp32 around its convolutions of integers, int8-bf16 bf16"""
+
+OF_INTEGERS: frozenset[str] = frozenset({"int8", "int8-bf16"})
+"""those with convolutions of integers"""
+
+OF_BF16: frozenset[str] = frozenset({"bf16", "int8-bf16"})
+"""those whose floating-point numbers are bfloat16"""
 
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Refinement = Literal["none", "crf", "guided"]

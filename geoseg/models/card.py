@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from geoseg.atomic import staged
 from geoseg.errors import ModelError, SettingsError
-from geoseg.settings import require_layer_names
+from geoseg.settings import OF_INTEGERS, require_layer_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -595,11 +595,11 @@ def write_int8(card: Card, write: Callable[[Path], None], measured: Mapping[str,
         write(path)
         item["assets"]["int8"] = replace(made, int8_checksum=_checksum(path)).to_item()["assets"]["int8"]
         properties = item["properties"]
-        others = [one for one in properties.get("geoseg:precisions", ("fp32",)) if not one.startswith("int8")]
+        others = [one for one in properties.get("geoseg:precisions", ("fp32",)) if one not in OF_INTEGERS]
         properties |= {"geoseg:precisions": [*others, "int8"], "geoseg:int8_measured": dict(measured)}
         if "geoseg:parity" in properties:
             rows = properties["geoseg:parity"]
-            properties["geoseg:parity"] = [row for row in rows if not row["precision"].startswith("int8")]
+            properties["geoseg:parity"] = [row for row in rows if row["precision"] not in OF_INTEGERS]
         inside.write_text(json.dumps(item, indent=1, ensure_ascii=False), encoding="utf-8")
     return Card.read(card.path)
 

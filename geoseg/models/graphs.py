@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from geoseg.errors import ModelError
 from geoseg.models.card import Card
 from geoseg.models.kept import find_kept, keep
+from geoseg.settings import OF_BF16, OF_INTEGERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +120,7 @@ def _load(card: Card, form: Form) -> nn.Module:
 
         example = example_inputs(card, 4 * card.stride)
         network = merge_upsampling(network, example)
-        if form in {"bf16", "int8-bf16"}:
+        if form in OF_BF16:
             from geoseg.models.rounding import round_weights
 
             network = round_weights(network, example)
@@ -128,7 +129,7 @@ def _load(card: Card, form: Form) -> nn.Module:
 
 def _with_integers(network: nn.Module, card: Card, form: Form) -> nn.Module:
     """The network with the card's convolutions of integers, in forms that have some; its head may have been split."""
-    if form not in {"int8", "int8-bf16"}:
+    if form not in OF_INTEGERS:
         return network
     from geoseg.models.heads import split_layers
     from geoseg.models.quantization import load_layers, quantized

@@ -22,7 +22,7 @@ from geoseg.models.parts import ROWS, ROWS_BETWEEN, Hint, InStrips, cut_network
 from geoseg.models.runtime_graph import Engine
 from geoseg.models.slots import Slots
 from geoseg.models.strips import Strips
-from geoseg.settings import Arithmetic
+from geoseg.settings import OF_BF16, Arithmetic
 
 __all__ = ["compile_graph"]
 
@@ -44,7 +44,7 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
         RuntimeError: a graph that OpenVINO cannot read, or that does not take such inputs.
     """
     openvino, core = _openvino(), _core()
-    hint: Hint = "bf16" if precision in {"bf16", "int8-bf16"} else "f32"
+    hint: Hint = "bf16" if precision in OF_BF16 else "f32"
     in_strips, rows = _choose_strips(precision)
     settings = {
         "INFERENCE_NUM_THREADS": at_once,
@@ -80,7 +80,7 @@ def _choose_strips(precision: Arithmetic) -> tuple[InStrips, int]:
     """Which layers this CPU computes so quickly that strips pay, and their rows; see tests/benchmarks/strips.py."""
     if precision == "bf16" and cpu_has("amx_bf16"):
         return "both ends", 128
-    return ("beginning", 32) if precision in {"bf16", "int8-bf16"} else ("nothing", 0)
+    return ("beginning", 32) if precision in OF_BF16 else ("nothing", 0)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from geoseg.errors import SettingsError
 from geoseg.machine import cpu_has
 from geoseg.models.card import Card
-from geoseg.settings import Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
+from geoseg.settings import OF_INTEGERS, Arithmetic, Device, Precision, Refinement, RuntimeName, Tta
 from geoseg.stages.blend import Decide
 
 __all__ = [
@@ -50,7 +50,6 @@ _PACKAGES: dict[Resolved, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx"),
     "onnx": ("onnxruntime", "onnx"),
 }
-_OF_INTEGERS = ("int8", "int8-bf16")
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # of a CPU, one of them
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 # for CPUs, of which the first is taken that the CPU has the features for
@@ -197,7 +196,7 @@ def resolve_precision(
     Raises:
         SettingsError: a precision asked of a runtime, a CPU or a model that lacks it.
     """
-    if precision in _OF_INTEGERS:
+    if precision in OF_INTEGERS:
         _require_int8(precision, runtime, passed)
     if runtime == "onnx":
         if precision == "bf16":
@@ -216,7 +215,7 @@ def resolve_precision(
         )
         return "bf16" if native else "fp32"
     for choice, needed in _CHOICES:
-        runs = choice not in _OF_INTEGERS or runtime == "openvino"
+        runs = choice not in OF_INTEGERS or runtime == "openvino"
         if choice in passed and runs and all(cpu_has(*flags) for flags in needed):
             return choice
     return "fp32"
@@ -226,7 +225,7 @@ def _require_int8(precision: str, runtime: Resolved, passed: Collection[str]) ->
     asked = f"--precision is {precision}"
     if runtime != "openvino":
         raise SettingsError(f"{asked}, which openvino alone runs, and not {runtime}; choose auto")
-    if not set(_OF_INTEGERS).intersection(passed):
+    if not OF_INTEGERS.intersection(passed):
         raise SettingsError(f"{asked}, but the model has no integers; make them with geoseg quantize")
     if not cpu_has(*_INT8_FLAGS):
         raise SettingsError(f"{asked}, and this CPU lacks VNNI; choose auto")

@@ -31,7 +31,7 @@ from geoseg.models.runtimes import (
     resolve_precision,
     resolve_runtime,
 )
-from geoseg.settings import Arithmetic
+from geoseg.settings import OF_INTEGERS, Arithmetic
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -279,7 +279,7 @@ def test_nearly_all_convolutions_multiply_integers():
 def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkeypatch):
     from geoseg.models import runtime_openvino
 
-    if precision.startswith("int8") and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
+    if precision in OF_INTEGERS and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         pytest.skip("needs a CPU with VNNI")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
     monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: (in_strips, 64))

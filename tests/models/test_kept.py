@@ -16,6 +16,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def grow_older(folder) -> None:
+    """By a second, all that is kept."""
+    for file in (folder / "graphs").iterdir():
+        os.utime(file, ns=(file.stat().st_mtime_ns - 10**9,) * 2)
+
+
 def test_what_was_kept_is_found_under_the_same_facts_alone():
     keep("graphs", ["a", 1], b"content")
     assert find_kept("graphs", ["a", 1]) == b"content"
@@ -43,8 +49,7 @@ def test_the_oldest_go(folder, monkeypatch):
     monkeypatch.setattr(kept, "_MOST", 2)
     for number in range(4):
         keep("graphs", [number], b"content")
-        for file in (folder / "graphs").iterdir():
-            os.utime(file, ns=(file.stat().st_mtime_ns - 10**9,) * 2)
+        grow_older(folder)
     assert [find_kept("graphs", [number]) for number in range(4)] == [None, None, b"content", b"content"]
 
 
@@ -60,8 +65,7 @@ def test_what_is_used_stays(folder, monkeypatch):
     monkeypatch.setattr(kept, "_MOST", 2)
     for number in range(2):
         keep("graphs", [number], b"content")
-        for file in (folder / "graphs").iterdir():
-            os.utime(file, ns=(file.stat().st_mtime_ns - 10**9,) * 2)
+        grow_older(folder)
     assert find_kept("graphs", [0])
     keep("graphs", [2], b"content")
     assert [find_kept("graphs", [number]) is not None for number in range(3)] == [True, False, True]

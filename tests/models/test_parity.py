@@ -18,7 +18,7 @@ from geoseg.models.quantization import load_layers, quantized  # noqa: E402
 from geoseg.models.runtime_torch import Labeller, example_inputs, load_network  # noqa: E402
 from geoseg.models.runtimes import open_runtime  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
-from geoseg.settings import Arithmetic  # noqa: E402
+from geoseg.settings import OF_INTEGERS, Arithmetic  # noqa: E402
 
 SAMPLE = "sample_tiles/riverside.tif"
 GATE = 0.003  # of labels may differ
@@ -57,7 +57,7 @@ def expected(name: str) -> np.ndarray:
 def test_labels_are_those_of_torch(name, runtime, precision):
     if runtimes._missing(runtime):
         pytest.skip(f"needs the extra {runtime}")
-    if precision in runtimes._OF_INTEGERS and not cpu_has(*runtimes._INT8_FLAGS):
+    if precision in OF_INTEGERS and not cpu_has(*runtimes._INT8_FLAGS):
         pytest.skip("needs a CPU with VNNI")
     assert len(np.unique(expected(name))) > 1
     assert (label(name, runtime, precision) != expected(name)).mean() <= GATE
