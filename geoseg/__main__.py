@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 
+from geoseg.machine import keep_memory
+
 __all__ = ["start"]
 
 _OBJECTS = 100_000  # to be made between two looks for garbage
@@ -14,6 +16,7 @@ def start() -> None:
     # Loading packages makes some hundred thousand objects that stay. To look through them time and again, and once more
     # in the end, took half a second.
     gc.set_threshold(_OBJECTS)
+    keep_memory()
     from geoseg.cli import main
 
     try:

@@ -23,6 +23,7 @@ from geoseg.errors import InputError, ModelError, OutputError, SettingsError
 from geoseg.machine import keep_memory
 from geoseg.remote import Place
 from geoseg.scene import Scene
+from geoseg.settings import Arithmetic
 
 __all__ = ["Terms", "begin", "make_plugin", "refusal_of"]
 
@@ -39,6 +40,7 @@ class Terms:
         token: what tells this directory from every other, see :attr:`geoseg.engine.directory.RunDirectory.token`.
         models: paths and digests of the models.
         packages: names and versions of the packages that run them; another version may round otherwise.
+        precisions: that its CPU must have the features for; another may round otherwise.
         scene: what it works on.
         bounds: of that in degrees, see :attr:`geoseg.scene.Scene.bounds_lonlat`; where PROJ has other grids for datum
             shifts, they are others, and so would be the coordinates in layers.
@@ -48,6 +50,7 @@ class Terms:
     token: str
     models: tuple[tuple[Path, str], ...] = ()
     packages: tuple[tuple[str, str], ...] = ()
+    precisions: tuple[Arithmetic, ...] = ()
     scene: Scene | None = None
     bounds: tuple[float, ...] = ()
 
@@ -57,22 +60,8 @@ class Terms:
         Raises:
             InputError: what is missing here, or another than there.
         """
-        from geoseg.models.card import Card
-
-        for name, wanted in self.packages:
-            try:
-                here = version(name)
-            except PackageNotFoundError:
-                here = "none"
-            if here != wanted:
-                raise SettingsError(f"it has {name} {here}; install {name} {wanted} there")
-        for path, digest in self.models:
-            try:
-                found = Card.read(path).digest
-            except (InputError, OSError):
-                raise ModelError(f"it cannot read model {path}; put the model where all workers see it") from None
-            if found != digest:
-                raise ModelError(f"its {path} is another model; give all workers the same one")
+        self._check_arithmetic()
+        self._check_models()
         bounds = self.scene.bounds_lonlat if self.scene is not None else ()
         if not np.allclose(bounds, self.bounds, rtol=0, atol=_ALIKE_DEG, equal_nan=True):
             raise SettingsError(
@@ -82,6 +71,31 @@ class Terms:
             raise OutputError(
                 f"it does not see {self.directory} as it is here; give a -o on a file system that all workers share"
             )
+
+    def _check_arithmetic(self) -> None:
+        from geoseg.models.runtimes import cpu_multiplies
+
+        for precision in self.precisions:
+            if not cpu_multiplies(precision):
+                raise SettingsError(f"its CPU lacks {precision}; use workers that have it, or give --precision fp32")
+        for name, wanted in self.packages:
+            try:
+                here = version(name)
+            except PackageNotFoundError:
+                here = "none"
+            if here != wanted:
+                raise SettingsError(f"it has {name} {here}; install {name} {wanted} there")
+
+    def _check_models(self) -> None:
+        from geoseg.models.card import Card
+
+        for path, digest in self.models:
+            try:
+                found = Card.read(path).digest
+            except (InputError, OSError):
+                raise ModelError(f"it cannot read model {path}; put the model where all workers see it") from None
+            if found != digest:
+                raise ModelError(f"its {path} is another model; give all workers the same one")
 
 
 def make_plugin(name: str, terms: Terms | None, logs: Path | None) -> Any:

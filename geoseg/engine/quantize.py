@@ -23,10 +23,9 @@ from geoseg.engine.progress import Progress, Silent
 from geoseg.errors import ModelError
 from geoseg.models import zoo
 from geoseg.models.card import Card, write_int8
-from geoseg.models.graphs import EXACT
+from geoseg.models.graphs import EXACT, load_merged
 from geoseg.models.quantization import Calibration, QuantizedLayer, quantized, save_layers
-from geoseg.models.runtime_torch import Labeller, example_inputs, load_network, settle
-from geoseg.models.upsampling import merge_upsampling
+from geoseg.models.runtime_torch import Labeller, load_network, settle
 from geoseg.settings import RunSettings
 
 __all__ = ["MeasuredQuantization", "QuantizationRow", "measure_quantization"]
@@ -155,7 +154,7 @@ def measure_quantization(
     examples = examples[:: -(-len(examples) // _MOST_EXAMPLES)]
     rows: list[QuantizationRow] = []
     layers: dict[str, QuantizedLayer] = {}
-    merged = merge_upsampling(network, example_inputs(card, 4 * card.stride))
+    merged = load_merged(card)
     calibration = Calibration(merged, _inputs(card, examples))
     numbers = [number for number in _LEFT_OUT if number < len(calibration.layers)]
     if not numbers:

@@ -21,7 +21,7 @@ from geoseg.settings import OF_BF16, OF_INTEGERS
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EXACT", "Form", "labels_graph", "logits_graph", "scores_graph"]
+__all__ = ["EXACT", "Form", "labels_graph", "load_merged", "logits_graph", "scores_graph"]
 
 EXACT = 3
 """first convolutions of a network in bf16 that stay fp32, see :mod:`geoseg.models.rounding`"""
@@ -110,20 +110,25 @@ def _surround(card: Card, halo: int, form: Form, *, scores: bool) -> _Made:
     return _export(whole, network, card, halo)
 
 
+def load_merged(card: Card) -> nn.Module:
+    """The network of a card, its upsampling merged: the one whose convolutions a card's integers are of."""
+    from geoseg.models.runtime_torch import example_inputs, load_network
+    from geoseg.models.upsampling import merge_upsampling
+
+    return merge_upsampling(load_network(card).eval(), example_inputs(card, 4 * card.stride))
+
+
 def _load(card: Card, form: Form) -> nn.Module:
     from geoseg.models.runtime_torch import example_inputs, load_network, settle
 
     settle("cpu")
-    network = load_network(card).eval()
-    if form != "plain":
-        from geoseg.models.upsampling import merge_upsampling
+    if form == "plain":
+        return load_network(card).eval()
+    network = load_merged(card)
+    if form in OF_BF16:
+        from geoseg.models.rounding import round_weights
 
-        example = example_inputs(card, 4 * card.stride)
-        network = merge_upsampling(network, example)
-        if form in OF_BF16:
-            from geoseg.models.rounding import round_weights
-
-            network = round_weights(network, example)
+        network = round_weights(network, example_inputs(card, 4 * card.stride))
     return network
 
 

@@ -179,7 +179,10 @@ def quantized(network: nn.Module, layers: Mapping[str, QuantizedLayer]) -> nn.Mo
     for name, layer in layers.items():
         conv = convolutions.get(name)
         if conv is None or conv.weight.shape != layer.weight.shape:
-            raise ModelError(f"the network has no convolution {name} of {tuple(layer.weight.shape)}; quantize it anew")
+            raise ModelError(
+                f"the network has no convolution {name} of {tuple(layer.weight.shape)}; "
+                "make its integers anew with geoseg quantize"
+            )
         conv.bias = nn.Parameter(layer.bias.clone(), requires_grad=False)
         axis = 1 if isinstance(conv, nn.ConvTranspose2d) else 0  # of output channels
         scales = layer.weight_scale.view([-1 if place == axis else 1 for place in range(4)])

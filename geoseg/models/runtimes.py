@@ -33,6 +33,7 @@ __all__ = [
     "Resolved",
     "Runtime",
     "count_gpus",
+    "cpu_multiplies",
     "open_decision",
     "open_runtime",
     "open_scorer",
@@ -52,13 +53,15 @@ _PACKAGES: dict[Resolved, tuple[str, ...]] = {
 }
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # of a CPU, one of them
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-# for CPUs, of which the first is taken that the CPU has the features for
-_CHOICES: tuple[tuple[Arithmetic, tuple[tuple[str, ...], ...]], ...] = (
-    ("bf16", (("amx_bf16",),)),
-    ("int8-bf16", (_BF16_FLAGS, _INT8_FLAGS)),
-    ("bf16", (_BF16_FLAGS,)),
-    ("int8", (_INT8_FLAGS,)),
-)
+_FLAGS: dict[Arithmetic, tuple[tuple[str, ...], ...]] = {
+    "fp32": (),
+    "bf16": (_BF16_FLAGS,),
+    "int8": (_INT8_FLAGS,),
+    "int8-bf16": (_BF16_FLAGS, _INT8_FLAGS),
+}
+# for CPUs, of which the first is taken that the CPU has
+_CHOICES: tuple[Arithmetic, ...] = ("int8-bf16", "bf16", "int8")
+_CHOICES_WITH_AMX: tuple[Arithmetic, ...] = ("bf16", "int8-bf16", "int8")
 _UNCONVERTED = {"dpt", "pspnet", "upernet"}  # families whose pooling ONNX lacks, for some sizes or for all
 
 
@@ -214,11 +217,16 @@ def resolve_precision(
             "bf16" in passed and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         return "bf16" if native else "fp32"
-    for choice, needed in _CHOICES:
+    for choice in _CHOICES_WITH_AMX if cpu_has("amx_bf16") else _CHOICES:
         runs = choice not in OF_INTEGERS or runtime == "openvino"
-        if choice in passed and runs and all(cpu_has(*flags) for flags in needed):
+        if choice in passed and runs and cpu_multiplies(choice):
             return choice
     return "fp32"
+
+
+def cpu_multiplies(precision: Arithmetic) -> bool:
+    """Whether this machine's CPU has the features for a precision; without them it is slow, and rounds otherwise."""
+    return all(cpu_has(*flags) for flags in _FLAGS[precision])
 
 
 def _require_int8(precision: str, runtime: Resolved, passed: Collection[str]) -> None:
@@ -227,7 +235,7 @@ def _require_int8(precision: str, runtime: Resolved, passed: Collection[str]) ->
         raise SettingsError(f"{asked}, which openvino alone runs, and not {runtime}; choose auto")
     if not OF_INTEGERS.intersection(passed):
         raise SettingsError(f"{asked}, but the model has no integers; make them with geoseg quantize")
-    if not cpu_has(*_INT8_FLAGS):
+    if not cpu_multiplies("int8"):
         raise SettingsError(f"{asked}, and this CPU lacks VNNI; choose auto")
 
 

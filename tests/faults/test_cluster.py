@@ -245,6 +245,26 @@ def test_a_worker_whose_proj_has_other_grids_is_refused(command, tmp_path):
     assert "is not fit for this run: its PROJ finds the scene at other longitudes and latitudes; install" in message
 
 
+_PLAIN = """
+import geoseg.machine
+
+geoseg.machine._cpu_info = lambda: "flags : sse2 avx2"
+"""
+
+
+def test_a_worker_whose_cpu_would_round_otherwise_is_refused(tmp_path):
+    """It lacks bf16, which the run was asked for: other workers' labels would differ from its own."""
+    (tmp_path / "sitecustomize.py").write_text(_PLAIN)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    file = tmp_path / "scheduler.json"
+    scene = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
+    command = [sys.executable, "-m", "geoseg", "run", str(scene), "--model", "town", "--quiet", "--precision", "bf16"]
+    with running(scheduler(file)), running(worker(file), environment={"PYTHONPATH": path}):
+        wait_for_workers(file, 1)
+        message = _fails(2, [*command, "-o", str(tmp_path / "run"), "--scheduler", str(file)])
+    assert "is not fit for this run: its CPU lacks bf16; use workers that have it, or give --precision" in message
+
+
 def test_a_chunk_that_takes_more_memory_than_a_worker_may_is_named_and_the_rest_is_done(tmp_path):
     file = tmp_path / "scheduler.json"
     notes, found, failed = [], [], {}

@@ -12,12 +12,11 @@ import rasterio
 
 torch = pytest.importorskip("torch")
 
-from geoseg.machine import cpu_has  # noqa: E402
 from geoseg.models import runtimes, zoo  # noqa: E402
+from geoseg.models.graphs import load_merged  # noqa: E402
 from geoseg.models.quantization import load_layers, quantized  # noqa: E402
-from geoseg.models.runtime_torch import Labeller, example_inputs, load_network  # noqa: E402
+from geoseg.models.runtime_torch import Labeller  # noqa: E402
 from geoseg.models.runtimes import open_runtime  # noqa: E402
-from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 from geoseg.settings import OF_INTEGERS, Arithmetic  # noqa: E402
 
 SAMPLE = "sample_tiles/riverside.tif"
@@ -57,7 +56,7 @@ def expected(name: str) -> np.ndarray:
 def test_labels_are_those_of_torch(name, runtime, precision):
     if runtimes._missing(runtime):
         pytest.skip(f"needs the extra {runtime}")
-    if precision in OF_INTEGERS and not cpu_has(*runtimes._INT8_FLAGS):
+    if precision in OF_INTEGERS and not runtimes.cpu_multiplies("int8"):
         pytest.skip("needs a CPU with VNNI")
     assert len(np.unique(expected(name))) > 1
     assert (label(name, runtime, precision) != expected(name)).mean() <= GATE
@@ -69,10 +68,9 @@ def test_integers_are_simulated_as_they_run(name):
     card = replace(zoo.load(name), tile=SIDE)
     assert dict(card.int8_measured)["differing"] <= GATE
     how = {"device": torch.device("cpu"), "halo": 0, "refine": "none", "tta": "none"}
-    merged = merge_upsampling(load_network(card).eval(), example_inputs(card, 4 * card.stride))
-    rounded = quantized(merged, load_layers(card.int8_path))
+    rounded = quantized(load_merged(card), load_layers(card.int8_path))
     with torch.inference_mode():
         simulated = Labeller(card, rounded, **how)(torch.from_numpy(tiles_of(name)))[0].numpy()
     assert (simulated != expected(name)).mean() <= GATE
-    if cpu_has(*runtimes._INT8_FLAGS) and not runtimes._missing("openvino"):
+    if runtimes.cpu_multiplies("int8") and not runtimes._missing("openvino"):
         assert (label(name, "openvino", "int8") != simulated).mean() <= 0.001

@@ -164,7 +164,7 @@ def test_what_is_no_layers_is_refused(tmp_path):
 
 
 def test_layers_of_another_network_are_refused(calibration):
-    with pytest.raises(ModelError, match="quantize it anew"):
+    with pytest.raises(ModelError, match="anew with geoseg quantize"):
         quantized(
             build("unet-resnet34", classes=2).eval(), {"decoder.other": calibration.quantize()[calibration.layers[0]]}
         )
