@@ -1,7 +1,7 @@
 """Networks in the parts in which OpenVINO computes them, one after the other (floor 3).
 
 Of a network in bf16 the first convolutions stay fp32, see :mod:`geoseg.models.rounding`. The layers near the image, at
-the beginning and at the end, are computed in strips where that can be and pays, see :mod:`geoseg.models.strips`. What
+the beginning and at the end, are computed in blocks where that can be and pays, see :mod:`geoseg.models.blocks`. What
 rounds to integers stays with those who multiply them.
 """
 
@@ -14,26 +14,26 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from geoseg.models.blocks import COLS, ROWS, Axis, Blocks, Cuts, find_cuts, free_crop
 from geoseg.models.graphs import EXACT
 from geoseg.models.nodes import UPSAMPLING, is_crop, name_of, shape_of, values_of
-from geoseg.models.strips import Strips, find_strips, free_rows
 
-__all__ = ["ROWS", "ROWS_BETWEEN", "Hint", "InStrips", "Part", "cut_network"]
+__all__ = ["PIXELS", "PIXELS_BETWEEN", "Hint", "InBlocks", "Part", "cut_network"]
 
 Hint: TypeAlias = Literal["f32", "bf16"]
 """OpenVINO's name of the arithmetic of floating-point numbers"""
 
-InStrips: TypeAlias = Literal["nothing", "beginning", "both ends"]
-"""which layers near the image are computed in strips, if they can be"""
+InBlocks: TypeAlias = Literal["nothing", "beginning", "both ends"]
+"""which layers near the image are computed in blocks, if they can be"""
 
-ROWS = -2
-"""axis of rows in tiles and results"""
+PIXELS = -2
+"""first of the axes of rows and columns in tiles and results"""
 
-ROWS_BETWEEN = 1
+PIXELS_BETWEEN = 1
 """the same in what parts hand over"""
 
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-_DEEP = 4  # how much smaller images are where layers are no longer computed in strips
+_DEEP = 4  # how much smaller images are where layers are no longer computed in blocks
 _FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
 _READING = {"Convert", "Slice", "Transpose"}  # kinds of nodes that make an image of what was handed over
 
@@ -42,72 +42,83 @@ class Part(NamedTuple):
     """Some layers of a network. What they take of others and give to them is known by its friendly name.
 
     Attributes:
-        model: of them; of a strip, where they are computed in strips.
+        model: of them; of a block, where they are computed in blocks.
         hint: of their arithmetic, where they do not multiply integers.
-        strips: where they lie.
+        blocks: where they lie.
     """
 
     model: Any
     hint: Hint
-    strips: Strips | None = None
+    blocks: Blocks | None = None
 
 
-def cut_network(openvino: Any, model: Any, hint: Hint, in_strips: InStrips = "nothing", rows: int = 0) -> list[Part]:
+def cut_network(
+    openvino: Any, model: Any, hint: Hint, in_blocks: InBlocks = "nothing", block: tuple[int, int] = (0, 0)
+) -> list[Part]:
     """Cuts a network into parts.
 
     Args:
         openvino: the package.
         model: of a fixed shape, without operations on shapes, whose convolutions see images; it is left as it is.
         hint: of its arithmetic.
-        in_strips: which layers are.
-        rows: of a tile in a strip, about.
+        in_blocks: which layers are.
+        block: rows and columns of a tile in a block, about.
     """
-    batch, _, height, _ = shape_of(model.input(0))
+    batch, _, height, width = shape_of(model.input(0))
     parts: list[Part] = []
     if hint == "bf16":
         first, model = _split(openvino, model, _first_convolutions, hint)
         parts = [Part(first, "f32")] if first is not None else []
-    if in_strips == "nothing" or batch > 1:  # rows of several tiles do not lie together
+    if in_blocks == "nothing" or batch > 1:
         return [*parts, Part(model, hint)]
-    share = Fraction(rows, height)
-    parts = [_in_strips(openvino, part, share, first=True) for part in parts]
+    shares = Fraction(block[0], height), Fraction(block[1], width)
+    parts = [_in_blocks(openvino, part, shares, first=True) for part in parts]
     begin, rest = _split(openvino, model, lambda whole: _shallow(whole, height), hint)
     if begin is not None:
-        part = _in_strips(openvino, Part(begin, hint), share, first=not parts)
-        if part.strips is not None:
+        part = _in_blocks(openvino, Part(begin, hint), shares, first=not parts)
+        if part.blocks is not None:
             parts, model = [*parts, part], rest
-    if in_strips == "both ends":
+    if in_blocks == "both ends":
         begin, rest = _split(openvino, model, _before_last_upsampling, hint)
         if begin is not None:
-            last = _in_strips(openvino, Part(rest, hint), share, first=False)
-            if last.strips is not None:
+            last = _in_blocks(openvino, Part(rest, hint), shares, first=False)
+            if last.blocks is not None:
                 return [*parts, Part(begin, hint), last]
     return [*parts, Part(model, hint)]
 
 
-def _in_strips(openvino: Any, part: Part, share: Fraction, *, first: bool) -> Part:
-    """The same part in strips, if that can be.
+def _in_blocks(openvino: Any, part: Part, shares: tuple[Fraction, Fraction], *, first: bool) -> Part:
+    """The same part in blocks, if that can be: of fewer rows, and where that can be as well, of fewer columns.
 
     Args:
         openvino: the package.
         part: of a network.
-        share: of the height that a strip has, about.
+        shares: of the height and the width that a block has, about.
         first: whether that is the part's.
     """
-    model = part.model.clone()
-    axis = ROWS if first else ROWS_BETWEEN
-    shapes = {entry: shape_of(entry) for entry in model.inputs}
-    heights = {shape[axis] for shape in shapes.values()}
-    if len(heights) != 1:
+    model, rows = _cut_along(openvino, part.model, ROWS, shares[ROWS], first=first)
+    if rows is None:
         return part
-    [own] = heights
-    strips = find_strips(model, own, int(own * share), free_rows(openvino, model))
-    if strips is None:
-        return part
+    model, cols = _cut_along(openvino, model, COLS, shares[COLS], first=first)
+    return Part(model, part.hint, Blocks(rows, cols))
+
+
+def _cut_along(openvino: Any, model: Any, axis: Axis, share: Fraction, *, first: bool) -> tuple[Any, Cuts | None]:
+    """A part that is cut along an axis, if it can be, and how."""
+    cut = model.clone()
+    place = axis + (PIXELS if first else PIXELS_BETWEEN)
+    shapes = {entry: shape_of(entry) for entry in cut.inputs}
+    sizes = {shape[place] for shape in shapes.values()}
+    if len(sizes) != 1:
+        return model, None
+    [own] = sizes
+    cuts = find_cuts(cut, axis, own, int(own * share), free_crop(openvino, cut, axis))
+    if cuts is None:
+        return model, None
     for shape in shapes.values():
-        shape[axis] = strips.rows
-    model.reshape(shapes)
-    return Part(model, part.hint, strips)
+        shape[place] = cuts.length
+    cut.reshape(shapes)
+    return cut, cuts
 
 
 def _first_convolutions(model: Any) -> set[str]:
@@ -201,7 +212,7 @@ def _handed_over(ordered: Sequence[Any], first: set[str]) -> list[tuple[Any, lis
 def _height(node: Any) -> int:
     """Rows of the image that a node gives; 0 if it is none."""
     shape = shape_of(node.output(0)) if node.get_output_size() else []
-    return shape[ROWS] if len(shape) == len(_CHANNELS_LAST) else 0
+    return shape[PIXELS] if len(shape) == len(_CHANNELS_LAST) else 0
 
 
 def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: Hint) -> tuple[Any, Any]:

@@ -148,10 +148,10 @@ def test_the_first_convolutions_of_bf16_are_exact():
     from geoseg.models.graphs import EXACT
     from geoseg.models.parts import cut_network
 
-    for in_strips, count in (("nothing", 2), ("beginning", 3), ("both ends", 4)):
-        parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16", in_strips, 64)
+    for in_blocks, count in (("nothing", 2), ("beginning", 3), ("both ends", 4)):
+        parts = cut_network(openvino, model_of("vehicle", "bf16"), "bf16", in_blocks, (64, 64))
         assert [part.hint for part in parts] == ["f32", *["bf16"] * (count - 1)]
-        assert [part.strips is not None for part in parts[:2]] == [count > 2] * 2
+        assert [part.blocks is not None for part in parts[:2]] == [count > 2] * 2
         assert convolutions(parts[0].model) == EXACT
 
 
@@ -187,7 +187,7 @@ def test_integers_stay_with_those_who_multiply_them(as_many_integers_as_can_be):
     assert len(first.model.outputs) == 1
     assert convolutions(rest.model) == convolutions(model) - EXACT
     whole = roundings(rest.model)
-    first, second, rest = cut_network(openvino, model, "bf16", "beginning", 64)
+    first, second, rest = cut_network(openvino, model, "bf16", "beginning", (64, 64))
     assert roundings(second.model) == convolutions(second.model)
     assert roundings(second.model) + roundings(rest.model) == whole
 
@@ -274,15 +274,15 @@ def test_nearly_all_convolutions_multiply_integers():
     assert sum(kind in {"u8", "i8"} for kind in kinds) == len(kinds) - left_out
 
 
-@pytest.mark.parametrize("in_strips", ["nothing", "both ends"])
+@pytest.mark.parametrize("in_blocks", ["nothing", "both ends"])
 @pytest.mark.parametrize("precision", get_args(Arithmetic))
-def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkeypatch):
+def test_what_was_compiled_before_is_kept(precision, in_blocks, tmp_path, monkeypatch):
     from geoseg.models import runtime_openvino
 
     if precision in OF_INTEGERS and not cpu_has("avx512_vnni", "avx_vnni", "amx_int8"):
         pytest.skip("needs a CPU with VNNI")
     monkeypatch.setenv("GEOSEG_CACHE", str(tmp_path))
-    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: (in_strips, 64))
+    monkeypatch.setattr(runtime_openvino, "_choose_blocks", lambda _: (in_blocks, (64, 64)))
     compiled = []
     made = runtime_openvino.compile_part
     monkeypatch.setattr(runtime_openvino, "compile_part", lambda *args: compiled.append(1) or made(*args))
@@ -292,7 +292,7 @@ def test_what_was_compiled_before_is_kept(precision, in_strips, tmp_path, monkey
     first, second = (open_runtime(card, **how)(tile) for _ in range(2))
     assert len(list((tmp_path / "compiled").iterdir())) == 1
     once = len(compiled)
-    assert (once > 2) == (in_strips == "both ends")
+    assert (once > 2) == (in_blocks == "both ends")
     shared = open_runtime(card, **how, at_once=2)
     assert len(compiled) == once
     with ThreadPoolExecutor(2) as pool:

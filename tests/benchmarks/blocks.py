@@ -1,8 +1,8 @@
-"""What strips and narrowing save OpenVINO: ``python tests/benchmarks/strips.py [--side 3008] [MODEL ...]``
+"""What blocks and narrowing save OpenVINO: ``python tests/benchmarks/blocks.py [--side 3008] [MODEL ...]``
 
 Seconds for a tile of the sample scene (repeated to fill the tile), one thread and all of this machine's cores working
 on a tile each, the least of several rounds, by turns: the whole network, without what the halo crops (narrow), and that
-in strips of some heights. And the share of labels and confidences that differ from the whole network's.
+in blocks of some sizes. And the share of labels and confidences that differ from the whole network's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from geoseg.models.runtimes import open_runtime, resolve_precision
 SAMPLE = Path(__file__).parents[2] / "sample_tiles" / "riverside.tif"
 WAYS = {
     "whole": None,
-    "narrow": ("nothing", 0),
-    **{f"{where}, {rows} rows": (where, rows) for where in ("beginning", "both ends") for rows in (32, 64, 128)},
+    "narrow": ("nothing", (0, 0)),
+    **{
+        f"{where}, {rows} x {cols} px": (where, (rows, cols))
+        for where in ("beginning", "both ends")
+        for rows, cols in ((32, 4096), (64, 512), (128, 512), (256, 512), (128, 1024))
+    },
 }
 
 
@@ -61,11 +65,11 @@ def main() -> None:
 
 
 def open_way(card, precision, way, cores):
-    """A runtime with strips of so many rows there; None is without any, and with what the halo crops, too."""
+    """A runtime with blocks of such a size there; None is without any, and with what the halo crops, too."""
     narrow = runtime_openvino.narrow if way is not None else lambda *_: None
     with (
         mock.patch.object(runtime_openvino, "narrow", narrow),
-        mock.patch.object(runtime_openvino, "_choose_strips", return_value=way or WAYS["narrow"]),
+        mock.patch.object(runtime_openvino, "_choose_blocks", return_value=way or WAYS["narrow"]),
         mock.patch.object(runtime_openvino, "find_kept", return_value=None),
         mock.patch.object(runtime_openvino, "keep"),
     ):

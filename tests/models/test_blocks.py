@@ -1,4 +1,4 @@
-"""Layers near the image in strips: the values of the whole, where their rows belong."""
+"""Layers near the image in blocks: the values of the whole, where their pixels belong."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if find_spec("openvino") is None:
 
 from geoseg.models import parts, runtime_openvino, zoo  # noqa: E402
 from geoseg.models.architectures import build  # noqa: E402
+from geoseg.models.blocks import COLS, ROWS, find_cuts  # noqa: E402
 from geoseg.models.heads import SQUARE, split_head  # noqa: E402
 from geoseg.models.narrowing import narrow  # noqa: E402
 from geoseg.models.runtime_torch import Labeller, Scorer  # noqa: E402
-from geoseg.models.strips import find_strips  # noqa: E402
 from geoseg.models.upsampling import merge_upsampling  # noqa: E402
 
 SIDE = 256
+WHOLE = 10 * SIDE, 10 * SIDE
 
 
 class Labels(torch.nn.Module):
@@ -55,23 +56,27 @@ def graph_of(network, side=SIDE) -> bytes:
     return graph.getvalue()
 
 
-def results(graph, rows, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
-    """Of a network, in strips of so many rows."""
-    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: ("both ends", rows))
+def results(graph, block, monkeypatch, *, precision="fp32", side=SIDE, seed=0):
+    """Of a network, in blocks of so many rows and columns."""
+    monkeypatch.setattr(runtime_openvino, "_choose_blocks", lambda _: ("both ends", block))
     infer = runtime_openvino.compile_graph(graph, (1, 3, side, side), precision=precision, at_once=1)
     tiles = np.random.default_rng(seed).integers(0, 255, (1, 3, side, side), dtype=np.uint8)
     infer(255 - tiles)  # whose rows must not show
     return infer(tiles)
 
 
-def strips_of(graph, rows, precision="fp32", side=SIDE):
+def blocks_of(graph, block, precision="fp32", side=SIDE):
+    """Of each part, how many rows of blocks there are, and how many columns of them: 0 where they are not cut."""
     model = runtime_openvino._core().read_model(io.BytesIO(graph))
     model.reshape([1, 3, side, side])
     runtime_openvino._fold(model)
     narrow(runtime_openvino._openvino(), model)
     hint = "bf16" if precision == "bf16" else "f32"
-    found = parts.cut_network(runtime_openvino._openvino(), model, hint, "both ends", rows)
-    return [part.strips and len(part.strips.places) for part in found]
+    found = parts.cut_network(runtime_openvino._openvino(), model, hint, "both ends", block)
+    return [
+        part.blocks and (len(part.blocks.rows.places), len(part.blocks.cols.places) if part.blocks.cols else 0)
+        for part in found
+    ]
 
 
 def alike(found, expected) -> bool:
@@ -94,32 +99,37 @@ def labels(unet):
     return graph_of(Labels(unet, 32))
 
 
-@pytest.mark.parametrize("rows", [24, 32, 40, 64, 100])
-def test_any_strips_give_the_same(labels, rows, monkeypatch):
-    expected = results(labels, 10 * SIDE, monkeypatch)
+@pytest.mark.parametrize("block", [(24, 10 * SIDE), (32, 32), (40, 100), (64, 64), (100, 40), (10 * SIDE, 64)])
+def test_any_blocks_give_the_same(labels, block, monkeypatch):
+    expected = results(labels, WHOLE, monkeypatch)
     assert len(np.unique(expected[0])) == 2
-    assert alike(results(labels, rows, monkeypatch), expected)
-    assert strips_of(labels, 10 * SIDE) == [None]
-    counts = strips_of(labels, rows)
+    assert alike(results(labels, block, monkeypatch), expected)
+    assert blocks_of(labels, WHOLE) == [None]
+    counts = blocks_of(labels, block)
+    if block[0] > SIDE:
+        assert counts == [None]
+        return
     assert counts[1] is None
-    assert min(counts[0], counts[2]) > 1
+    for rows, cols in (counts[0], counts[2]):
+        assert rows > 1
+        assert cols > 1 or block[1] > SIDE
 
 
 def test_in_bf16(labels, monkeypatch):
     """The first convolutions, the shallow ones, all others, and the last."""
-    assert [count is not None for count in strips_of(labels, 64, "bf16")] == [True, True, False, True]
-    expected = results(labels, 10 * SIDE, monkeypatch, precision="bf16")
-    assert alike(results(labels, 64, monkeypatch, precision="bf16"), expected)
+    assert [count is not None for count in blocks_of(labels, (64, 64), "bf16")] == [True, True, False, True]
+    expected = results(labels, WHOLE, monkeypatch, precision="bf16")
+    assert alike(results(labels, (64, 64), monkeypatch, precision="bf16"), expected)
 
 
 @pytest.mark.parametrize("halo", [0, 1, 31, 64])
 def test_scores_and_any_halo(unet, halo, monkeypatch):
     """Planes of which do not lie together."""
     graph = graph_of(Labels(unet, halo, scores=True))
-    assert strips_of(graph, 64)[-1]
-    expected = results(graph, 10 * SIDE, monkeypatch)
+    assert blocks_of(graph, (64, 64))[-1]
+    expected = results(graph, WHOLE, monkeypatch)
     assert expected[0].shape == (1, 2, SIDE - 2 * halo, SIDE - 2 * halo)
-    assert alike(results(graph, 64, monkeypatch), expected)
+    assert alike(results(graph, (64, 64), monkeypatch), expected)
 
 
 @pytest.mark.parametrize("kind", [Labeller, Scorer])
@@ -130,12 +140,14 @@ def test_heads_that_give_squares_of_pixels(unet, kind, precision, monkeypatch):
     split = split_head(unet, torch.randn(1, 3, 128, 128))
     how = {"device": torch.device("cpu"), "halo": 32, "refine": "none", "tta": "none"}
     graph = graph_of(kind(card, split, square=SQUARE, **how))
-    counts = strips_of(graph, 64, precision)
-    assert counts[-1] > 1
+    counts = blocks_of(graph, (64, 64), precision)
+    rows, cols = counts[-1]
+    assert rows > 1
+    assert cols == 0  # one size of what is split may be any
     assert counts[-2] is None
-    expected = results(graph_of(kind(card, unet, **how)), 10 * SIDE, monkeypatch, precision=precision)
-    for rows in (10 * SIDE, 64, 40):
-        assert alike(results(graph, rows, monkeypatch, precision=precision), expected)
+    expected = results(graph_of(kind(card, unet, **how)), WHOLE, monkeypatch, precision=precision)
+    for block in (WHOLE, (64, 64), (40, 100)):
+        assert alike(results(graph, block, monkeypatch, precision=precision), expected)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +164,11 @@ def test_heads_that_give_squares_of_pixels(unet, kind, precision, monkeypatch):
 def test_other_networks(architecture, monkeypatch):
     torch.manual_seed(0)
     graph = graph_of(Labels(build(architecture, classes=2), 32, scores=True))
-    assert alike(results(graph, 48, monkeypatch), results(graph, 10 * SIDE, monkeypatch))
+    assert alike(results(graph, (48, 80), monkeypatch), results(graph, WHOLE, monkeypatch))
 
 
 def test_results_are_their_callers(labels, monkeypatch):
-    monkeypatch.setattr(runtime_openvino, "_choose_strips", lambda _: ("both ends", 64))
+    monkeypatch.setattr(runtime_openvino, "_choose_blocks", lambda _: ("both ends", (64, 64)))
     infer = runtime_openvino.compile_graph(labels, (1, 3, SIDE, SIDE), precision="fp32", at_once=1)
     tiles = np.random.default_rng(0).integers(0, 255, (2, 3, SIDE, SIDE), dtype=np.uint8)
     first = infer(tiles[:1])
@@ -166,30 +178,35 @@ def test_results_are_their_callers(labels, monkeypatch):
         np.testing.assert_array_equal(plane, copy)
 
 
-def read(network, height):
+def read(network, height, width=32):
     graph = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, 2, height, 32),), graph, dynamo=False, opset_version=17)
+        torch.onnx.export(network, (torch.zeros(1, 2, height, width),), graph, dynamo=False, opset_version=17)
     model = runtime_openvino._core().read_model(io.BytesIO(graph.getvalue()))
-    model.reshape([1, 2, height, 32])
+    model.reshape([1, 2, height, width])
     runtime_openvino._fold(model)
     return model
 
 
-def test_every_row_is_kept_once_and_far_enough_from_the_ends_of_its_strip():
-    convolution = torch.nn.Conv2d(2, 3, 5, padding=2)
-    for height in (64, 100, 128):
-        for low, high in ((0, height), (10, 57)):
-            found = find_strips(read(convolution, height), height, 20, (Fraction(low, height), Fraction(high, height)))
+@pytest.mark.parametrize("axis", [ROWS, COLS])
+def test_every_pixel_is_kept_once_and_far_enough_from_the_ends_of_its_block(axis):
+    sides = [(3, 5), (5, 3)][axis == ROWS]
+    convolution = torch.nn.Conv2d(2, 3, sides, padding=tuple(side // 2 for side in sides))
+    for size in (64, 100, 128):
+        model = read(convolution, *((size, 32) if axis == ROWS else (32, size)))
+        for low, high in ((0, size), (10, 57)):
+            found = find_cuts(model, axis, size, 20, (Fraction(low, size), Fraction(high, size)))
             assert found.ratios == (Fraction(1),)
-            rows = [row for place in found.places for row in range(place.begin, place.end)]
-            assert rows == list(range(rows[0], rows[-1] + 1))
-            assert rows[0] <= low
-            assert rows[-1] >= high - 1
+            pixels = [pixel for place in found.places for pixel in range(place.begin, place.end)]
+            assert pixels == list(range(pixels[0], pixels[-1] + 1))
+            assert pixels[0] <= low
+            assert pixels[-1] >= high - 1
             for place in found.places:
-                assert place.begin - place.first >= 2 or place.begin == place.first == rows[0] == 0 or place.begin < low
-                assert 0 <= place.first <= height - found.rows
+                assert (
+                    place.begin - place.first >= 2 or place.begin == place.first == pixels[0] == 0 or place.begin < low
+                )
+                assert 0 <= place.first <= size - found.length
 
 
 class Turned(torch.nn.Module):
@@ -212,6 +229,7 @@ def test_what_sees_far_is_not_cut():
         torch.nn.Conv2d(2, 2, 3),
         Turned(),
     ):
-        assert find_strips(read(network, 64), 64, 16) is None
-    assert find_strips(read(torch.nn.Softmax(dim=1), 64), 64, 16) is not None
-    assert find_strips(read(torch.nn.Conv2d(2, 2, 3, padding=1), 64), 64, 64) is None  # one strip
+        assert find_cuts(read(network, 64), ROWS, 64, 16) is None
+    assert find_cuts(read(torch.nn.Softmax(dim=1), 64), ROWS, 64, 16) is not None
+    assert find_cuts(read(torch.nn.Softmax(dim=2), 32, 64), COLS, 64, 16) is None
+    assert find_cuts(read(torch.nn.Conv2d(2, 2, 3, padding=1), 64), ROWS, 64, 64) is None  # one block
