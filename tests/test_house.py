@@ -44,8 +44,8 @@ ROOMS_OF = {
     "dask": {"engine/cluster.py"},
     "distributed": {"engine/admission.py", "engine/cluster.py", "engine/dask_executor.py"},
     "rasterio": {"scene.py", "export/cog.py"},
-    "fsspec": {"remote.py", "engine/arrays.py", "engine/scenes.py"},
-    "zarr": {"engine/arrays.py"},
+    "fsspec": {"remote.py", "engine/object_arrays.py", "engine/scenes.py"},
+    "zarr": {"engine/arrays.py", "engine/object_arrays.py"},
     "torch": {
         "stages/refine.py",
         "models/architectures.py",

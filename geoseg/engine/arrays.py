@@ -1,19 +1,20 @@
-"""The arrays of a store: zarr, one zarr chunk per chunk, on a file system or in an object store (floor 4)."""
+"""The arrays of a store: zarr, one zarr chunk per chunk, on a file system or in an object store (floor 4).
+
+zarr is loaded with the first array: that takes a fifth of a second, in which networks are opened.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import threading
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import zarr
-from fsspec.asyn import AsyncFileSystem
-from zarr.storage import FsspecStore
+from geoseg.remote import Place
 
-from geoseg.remote import Place, RemotePath
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["Array", "create", "names", "opened"]
 
@@ -32,8 +33,9 @@ def create(folder: Place, name: str, chunk: int, shape: tuple[int, int]) -> None
         chunk: side of a chunk, pixels.
         shape: (rows, cols).
     """
-    where = str(folder) if isinstance(folder, Path) else FsspecStore(_Patient(asynchronous=True), path=folder.url)
-    group = zarr.open_group(where, mode="a", zarr_format=3)
+    import zarr
+
+    group = zarr.open_group(_where(folder), mode="a", zarr_format=3)
     if name not in group:
         chunks = (min(chunk, shape[0]), min(chunk, shape[1]))
         group.create_array(name, shape=shape, chunks=chunks, dtype="uint8", fill_value=255)
@@ -61,29 +63,18 @@ def opened(path: Place, run: str) -> Array:
 
 @functools.lru_cache(maxsize=32)
 def _opened(path: Place, run: str, pid: int) -> Array:  # noqa: ARG001 - they tell one array from another
-    # every chunk is written, so one that is missing was taken away by somebody, and is no nodata
-    where = (
-        str(path)
-        if isinstance(path, Path)
-        else FsspecStore(_Patient(asynchronous=True), path=path.url, allowed_exceptions=())
-    )
+    import zarr
+
     # else zarr looks whether chunks are empty, which takes three times as long as to write them; an array keeps the
     # setting that it was opened with, which is one for all threads
     with _opening, zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.Array.open(where)
+        return zarr.Array.open(_where(path, complete=True))
 
 
-class _Patient(AsyncFileSystem):  # type: ignore[misc]
-    """What zarr asks of a file system, by URL, as :class:`RemotePath` does it and with its patience."""
+def _where(place: Place, *, complete: bool = False) -> Any:
+    """What zarr takes for a place; ``complete``: every chunk is there, so one that is missing was taken away."""
+    if isinstance(place, Path):
+        return str(place)
+    from geoseg.engine.object_arrays import open_store
 
-    cachable = False
-
-    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        content = await asyncio.to_thread(RemotePath(path).read_bytes)
-        return content[start:end]
-
-    async def _pipe_file(self, path: str, value: bytes, **_: Any) -> None:
-        await asyncio.to_thread(RemotePath(path).write_bytes, value)
-
-    async def _exists(self, path: str, **_: Any) -> bool:
-        return await asyncio.to_thread(RemotePath(path).exists)
+    return open_store(place.url, complete=complete)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from geoseg.settings import Arithmetic, Refinement, Stitch, Tta
 from geoseg.stages.blend import Blend, tile_weights
 from geoseg.stages.predict import Network, converter, predict_chunk
 
-__all__ = ["PredictJob", "PredictShare", "fill_of", "forget_networks", "predict"]
+__all__ = ["PredictJob", "PredictShare", "fill_of", "forget_networks", "opening_networks", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,31 @@ def _open(key: _Key) -> tuple[Card, Runtime]:
         return network
 
 
+@contextmanager
+def opening_networks(job: PredictJob) -> Iterator[None]:
+    """Opens a job's networks on a thread while the caller gets ready for its chunks.
+
+    What goes wrong is told by the chunk that asks for the network.
+    """
+
+    def prepare() -> None:
+        _forget_others(job)
+        for share in job.shares:
+            with suppress(Exception):
+                _open(_key(job, share))
+
+    preparation = threading.Thread(target=prepare, daemon=True)
+    preparation.start()
+    try:
+        yield
+    finally:
+        preparation.join()
+
+
+def _forget_others(job: PredictJob) -> None:
+    forget_networks(but=[_key(job, share) for share in job.shares], spare=job.spare)
+
+
 def _network(job: PredictJob, share: PredictShare) -> Network:
     card, infer = _open(_key(job, share))
     if job.stitch == "crop":
@@ -164,7 +190,7 @@ def predict(job: PredictJob, chunk: Chunk) -> None:
     shares = job.lacking(chunk)
     if not shares:  # a retry of what another worker finished
         return
-    forget_networks(but=[_key(job, share) for share in job.shares], spare=job.spare)  # those of an earlier job
+    _forget_others(job)
     results = predict_chunk(
         job.tiles(chunk),
         chunk.window,

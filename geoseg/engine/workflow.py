@@ -17,7 +17,7 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -120,7 +120,10 @@ def run(
             progress.note(note)
         watch = Watch(progress)
         output.require_reach(plan.execution)
-        with _opened(plan.execution, progress, gpus=plan.gpus, opener=opened or open_executor) as executor:
+        with (
+            _opened(plan.execution, progress, gpus=plan.gpus, opener=opened or open_executor) as executor,
+            _opening_networks(plan, output, keep=opened is not None),
+        ):
             if plan.device == "cuda":
                 executor.require_gpu()
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
@@ -349,6 +352,14 @@ def _predict_job(
         at_once=plan.execution.threads or 0,
         spare=len(plan.passes) - len(together) if keep and small else 0,
     )
+
+
+def _opening_networks(plan: Plan, output: RunDirectory, *, keep: bool) -> AbstractContextManager[None]:
+    """Opens the first networks while the run begins, where this process will ask for them."""
+    if not plan.execution.threads or output.resumes:
+        return nullcontext()
+    stores = {part.name: output.store(part.name) for part in plan.passes}
+    return prediction.opening_networks(_predict_job(plan, plan.reads[0], stores, keep=keep))
 
 
 def _predict_all(
