@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from importlib.util import find_spec
 
 import pytest
 
 from geoseg.engine import plan, prediction
+from geoseg.engine.directory import RunDirectory
 from geoseg.engine.plan import make_plan
 from geoseg.models import runtimes
 from geoseg.settings import RunSettings
@@ -58,6 +60,29 @@ def test_networks_are_loaded_once_for_all_threads_and_forgotten_after(geoseg, la
     assert geoseg("run", land, "-o", tmp_path / "layers", *how) == (0, "", "")
     assert opened == [3]
     assert not prediction._networks
+
+
+def test_networks_are_opened_while_the_run_begins(geoseg, land, small_card, tmp_path, monkeypatch):
+    """But not by one that goes on and has nothing to predict."""
+    opened, open_stores = threading.Event(), RunDirectory.open_stores
+
+    def open_runtime(card, **how):
+        opened.set()
+        return runtimes.open_runtime(card, **how)
+
+    def wait(directory, *args):
+        assert directory.resumes or opened.wait(60)
+        return open_stores(directory, *args)
+
+    monkeypatch.setattr(prediction, "open_runtime", open_runtime)
+    monkeypatch.setattr(RunDirectory, "open_stores", wait)
+    command = ("run", land, "-o", tmp_path / "layers", "--model", small_card, "--threads", 2, "--quiet")
+    assert geoseg(*command) == (0, "", "")
+    (tmp_path / "layers" / "run.json").unlink()
+    opened.clear()
+    assert geoseg(*command) == (0, "", "")
+    assert not opened.is_set()
+    assert (tmp_path / "layers" / "run.json").exists()
 
 
 @needs_extras
