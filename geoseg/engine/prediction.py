@@ -106,6 +106,8 @@ _opening = threading.Lock()
 
 def forget_networks(but: Collection[_Key] = (), spare: int = 0) -> None:
     """Frees the memory of the networks of this process, but for some and a few of those that were used last."""
+    if set(_networks) <= set(but):  # not to wait for one that is being opened
+        return
     with _opening:
         others = [key for key in _networks if key not in but]
         for key in others[: max(len(others) - spare, 0)]:
@@ -144,21 +146,28 @@ def _open(key: _Key) -> tuple[Card, Runtime]:
 def opening_networks(job: PredictJob) -> Iterator[None]:
     """Opens a job's networks on a thread while the caller gets ready for its chunks.
 
-    What goes wrong is told by the chunk that asks for the network.
+    What goes wrong is told by the chunk that asks for the network. What was opened for a caller that fails is freed.
     """
+    ends = threading.Event()
 
     def prepare() -> None:
         _forget_others(job)
         for share in job.shares:
-            with suppress(Exception):
-                _open(_key(job, share))
+            if not ends.is_set():
+                with suppress(Exception):
+                    _open(_key(job, share))
 
     preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
     try:
         yield
-    finally:
+    except BaseException:
+        ends.set()
         preparation.join()
+        if not job.spare:
+            forget_networks()
+        raise
+    preparation.join()
 
 
 def _forget_others(job: PredictJob) -> None:

@@ -127,7 +127,9 @@ def run(
             if plan.device == "cuda":
                 executor.require_gpu()
             stores = output.open_stores({part.name: part.lattice for part in plan.passes}, PREDICTED)
-            executor.admit(_terms(output, plan.scene, plan.passes, on_cpus=plan.device == "cpu"), output.logs)
+            here = plan.execution.threads or plan.execution.workers
+            terms = _terms(output, plan.scene, plan.passes, on_cpus=plan.device == "cpu" and not here)
+            executor.admit(terms, output.logs)
             _warn_of_compilation(progress)
             with keeping(output.path), writing_rasters(plan, stores, output.path) as rasters:
                 with _preparing_the_rest():
@@ -308,14 +310,14 @@ def _opened(
 
 
 def _terms(output: RunDirectory, scene: Scene, passes: Sequence[Pass] = (), *, on_cpus: bool = False) -> Terms:
-    """What all workers must have; ``on_cpus``: it is theirs that run the passes' models."""
+    """What all workers must have; ``on_cpus``: these are other machines', and run the passes' networks."""
     packages = dict.fromkeys(name for part in passes for name in packages_of(part.runtime))
     return Terms(
         directory=output.path,
         token=output.token,
         models=tuple((part.card.path, part.card.digest) for part in passes),
         packages=tuple((name, importlib.metadata.version(name)) for name in packages),
-        precisions=tuple(dict.fromkeys(part.precision for part in passes)) if on_cpus else (),
+        precisions=tuple(dict.fromkeys(part.precision for part in passes if part.card.weights)) if on_cpus else (),
         scene=scene,
         bounds=scene.bounds_lonlat,
     )

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.models.nodes import POINTWISE, name_of, shape_of, values_of
+from geoseg.models.nodes import POINTWISE, following, name_of, shape_of, values_of
 
 __all__ = ["COLS", "ROWS", "Axis", "Blocks", "Cuts", "Place", "find_cuts", "free_crop"]
 
@@ -41,6 +41,8 @@ _OF_CHANNELS = {
     "VariadicSplit",
 }
 _CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool"}
+_LOOKING_AROUND = {*_CONVOLUTIONS, "ConvolutionBackpropData", "Pad"}
+_TURNS = {(0, 2, 3, 1), (0, 3, 1, 2)}  # channels to the last place, and back
 _TO_THE_END = np.iinfo(np.int64).max
 _ALL = slice(None)
 
@@ -198,23 +200,31 @@ def free_crop(openvino: Any, model: Any, axis: Axis) -> tuple[Fraction, Fraction
 
     Args:
         openvino: the package.
-        model: it is changed; the crop stays if there is more than one.
+        model: it is changed; the crop stays if there is more than one, or if not all that follows is alike with it.
         axis: of images.
 
     Returns:
         from where to where it cropped, as shares of the size of its image; ``None`` where there is not one crop.
     """
-    for node in model.get_ordered_ops():
+    ordered = model.get_ordered_ops()
+    for node in ordered:
         if axis == ROWS and node.get_type_name() == "Reshape" and _splits_channels(node):
             shape = shape_of(node.output(0))
             shape[axis - 2] = -1
             node.input(1).replace_source_output(openvino.opset13.constant(np.array(shape, np.int64)).output(0))
-    of_image = _FIRST + axis
-    crops = [node for node in model.get_ordered_ops() if _is_crop_along(node, axis)]
-    if len(crops) != 1 or list(values_of(crops[0], 4)) != [of_image]:
+    crops = [node for node in ordered if _is_crop_along(node, axis)]
+    if len(crops) != 1 or len(values_of(crops[0], 4)) != 1 or int(values_of(crops[0], 3)[0]) != 1:
         return None
+    after = following(ordered, {name_of(crops[0])})
+    looking_around = {name_of(node) for node in ordered if node.get_type_name() in _LOOKING_AROUND}
+    if after & looking_around or not {name_of(result) for result in model.get_results()} <= after:
+        return None  # what follows would see what was cropped; or is cropped in some results alone
     size = _side(crops[0].input(0).get_source_output(), axis)
-    found = Fraction(int(values_of(crops[0], 1)[0]), size), Fraction(int(values_of(crops[0], 2)[0]), size)
+    begin, end = (int(values_of(crops[0], index)[0]) for index in (1, 2))
+    found = (
+        Fraction(begin % size if begin < 0 else begin, size),
+        Fraction(end % size if end < 0 else min(end, size), size),
+    )
     for index, place in ((1, 0), (2, _TO_THE_END)):
         constant = openvino.opset13.constant(np.array([place], np.int64))
         crops[0].input(index).replace_source_output(constant.output(0))
@@ -269,7 +279,8 @@ def _of_first(node: Any, image: _Reach) -> _Reach | None:  # noqa: ARG001
 def _of_channels(node: Any, image: _Reach) -> _Reach | None:
     """In images the second axis is that of channels; in what is left of them when they have none, that of rows."""
     images = node.output(0) if node.get_type_name() == "Unsqueeze" else node.input(0).get_source_output()
-    return image if _axes(node) == {1} and len(shape_of(images)) >= _RANK else None
+    of_channels = _axes(node) == {1} and len(shape_of(images)) >= _RANK
+    return _of_pixels(node, image) if of_channels else None
 
 
 def _of_reshape(node: Any, image: _Reach) -> _Reach | None:
@@ -285,6 +296,8 @@ def _of_squares(node: Any, image: _Reach) -> _Reach | None:
 
 def _of_transpose(node: Any, image: _Reach) -> _Reach | None:
     """Where parts begin and end; in between, pixels would no longer be where they are looked for."""
+    if tuple(values_of(node, 1)) not in _TURNS:
+        return None
     sources = [node.input(0).get_source_output().get_node()]
     readers = [entry.get_node() for entry in node.output(0).get_target_inputs()]
     for nodes, ends in ((sources, "Parameter"), (readers, "Result")):
@@ -307,7 +320,10 @@ def _of_crop(node: Any, image: _Reach) -> _Reach | None:
 
 
 def _is_crop_along(node: Any, axis: Axis) -> bool:
-    return node.get_type_name() == "Slice" and _FIRST + axis in values_of(node, 4)
+    if node.get_type_name() != "Slice":
+        return False
+    rank = len(shape_of(node.input(0).get_source_output()))
+    return axis - 2 in {int(one) % rank - rank for one in values_of(node, 4)}
 
 
 def _of_pad(node: Any, image: _Reach) -> _Reach | None:
@@ -365,7 +381,9 @@ def _splits_channels(node: Any) -> bool:
 
 
 def _is_free(node: Any) -> bool:
-    return int(values_of(node, 1)[0]) == 0 and int(values_of(node, 2)[0]) == _TO_THE_END
+    """Whether a slice takes all there is, however much that is."""
+    begin, end, steps = (values_of(node, index) for index in (1, 2, 3))
+    return bool((begin == 0).all() and (end == _TO_THE_END).all() and (steps == 1).all())
 
 
 def _axes(node: Any) -> set[int]:

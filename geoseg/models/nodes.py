@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["POINTWISE", "UPSAMPLING", "is_crop", "name_of", "shape_of", "values_of"]
+__all__ = ["POINTWISE", "UPSAMPLING", "following", "is_crop", "name_of", "shape_of", "values_of"]
 
 POINTWISE = frozenset({
     "Abs", "Add", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "FakeQuantize", "Gelu", "Greater",
@@ -34,6 +35,15 @@ def shape_of(output: Any) -> list[int]:
 def values_of(node: Any, index: int) -> NDArray[np.int64]:
     """Of an input of a node that is constant."""
     return np.asarray(node.input(index).get_source_output().get_node().get_data(), np.int64)
+
+
+def following(ordered: Sequence[Any], names: set[str]) -> set[str]:
+    """Names of these nodes and of all that depend on them; a model's are in order, each after those that it reads."""
+    found = set(names)
+    for node in ordered:
+        if any(name_of(entry.get_source_output().get_node()) in found for entry in node.inputs()):
+            found.add(name_of(node))
+    return found
 
 
 def is_crop(node: Any) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from geoseg.models.blocks import COLS, ROWS, Axis, Blocks, Cuts, find_cuts, free_crop
 from geoseg.models.graphs import EXACT
-from geoseg.models.nodes import UPSAMPLING, is_crop, name_of, shape_of, values_of
+from geoseg.models.nodes import UPSAMPLING, following, is_crop, name_of, shape_of, values_of
 
 __all__ = ["PIXELS", "PIXELS_BETWEEN", "Hint", "InBlocks", "Part", "cut_network"]
 
@@ -117,7 +117,10 @@ def _cut_along(openvino: Any, model: Any, axis: Axis, share: Fraction, *, first:
         return model, None
     for shape in shapes.values():
         shape[place] = cuts.length
-    cut.reshape(shapes)
+    try:
+        cut.reshape(shapes)
+    except RuntimeError:  # something holds for one size alone
+        return model, None
     return cut, cuts
 
 
@@ -137,7 +140,7 @@ def _shallow(model: Any, height: int) -> set[str]:
     reached = [number for number, side in zip(numbers, sides, strict=True) if number and 0 < _DEEP * side <= height]
     if not reached:
         return set()
-    crops = _after(ordered, {name_of(node) for node in ordered if node.get_type_name() == "Slice"})
+    crops = following(ordered, {name_of(node) for node in ordered if node.get_type_name() == "Slice"})
     found = []
     for count in range(reached[0], min(reached[0] + _FURTHER, numbers[-1])):
         names = {name_of(node) for node, number in zip(ordered, numbers, strict=True) if number <= count} - crops
@@ -152,25 +155,16 @@ def _before_last_upsampling(model: Any) -> set[str]:
     """Names of all nodes but the last that enlarges images and what comes of it."""
     ordered, _ = _numbered(model)
     last = [name_of(node) for node in ordered if node.get_type_name() in UPSAMPLING][-1:]
-    before = {name_of(node) for node in ordered} - _after(ordered, set(last)) if last else set()
+    before = {name_of(node) for node in ordered} - following(ordered, set(last)) if last else set()
     return before - _rounding_for_others(ordered, before)
 
 
 def _numbered(model: Any) -> tuple[list[Any], list[int]]:
     """A model's nodes that depend on its inputs, each with the number of convolutions up to it."""
     everything = model.get_ordered_ops()
-    names = _after(everything, {name_of(node) for node in model.get_parameters()})
+    names = following(everything, {name_of(node) for node in model.get_parameters()})
     ordered = [node for node in everything if name_of(node) in names]
     return ordered, list(accumulate(node.get_type_name().endswith("Convolution") for node in ordered))
-
-
-def _after(ordered: Sequence[Any], names: set[str]) -> set[str]:
-    """These nodes and all that depend on them."""
-    found = set(names)
-    for node in ordered:
-        if any(name_of(entry.get_source_output().get_node()) in found for entry in node.inputs()):
-            found.add(name_of(node))
-    return found
 
 
 def _rounding_for_others(ordered: Sequence[Any], names: set[str]) -> set[str]:
@@ -180,7 +174,7 @@ def _rounding_for_others(ordered: Sequence[Any], names: set[str]) -> set[str]:
         if node.get_type_name() == "FakeQuantize" and not _convolutions_after(node) <= names:
             smoothed = node.input(0).get_source_output().get_node()
             found |= {name_of(one) for one in (node, smoothed) if one is node or one.get_type_name() == "Multiply"}
-    return _after(ordered, found)
+    return following(ordered, found)
 
 
 def _convolutions_after(node: Any) -> set[str]:

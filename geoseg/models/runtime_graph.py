@@ -88,6 +88,9 @@ class GraphRuntime:
                 return tuple(self._engine(tiles))
         import torch
 
+        from geoseg.models.runtime_torch import settle
+
+        settle("cpu")  # torch counts the threads of each thread by itself, and this one may be any
         with torch.inference_mode():
             return tuple(plane.numpy() for plane in self._label(torch.from_numpy(tiles)))
 

@@ -11,6 +11,7 @@ import pytest
 from geoseg.engine import plan, prediction
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.plan import make_plan
+from geoseg.errors import WriteError
 from geoseg.models import runtimes
 from geoseg.settings import RunSettings
 
@@ -83,6 +84,25 @@ def test_networks_are_opened_while_the_run_begins(geoseg, land, small_card, tmp_
     assert geoseg(*command) == (0, "", "")
     assert not opened.is_set()
     assert (tmp_path / "layers" / "run.json").exists()
+
+
+def test_a_run_that_fails_keeps_no_networks(geoseg, land, small_card, tmp_path, monkeypatch):
+    opened = threading.Event()
+
+    def open_runtime(card, **how):
+        opened.set()
+        return runtimes.open_runtime(card, **how)
+
+    def fail(*_):
+        assert opened.wait(60)
+        raise WriteError("no room")
+
+    monkeypatch.setattr(prediction, "open_runtime", open_runtime)
+    monkeypatch.setattr(RunDirectory, "open_stores", fail)
+    code, _, message = geoseg("run", land, "-o", tmp_path / "layers", "--model", small_card, "--threads", 2, "--quiet")
+    assert code
+    assert "no room" in message
+    assert not prediction._networks
 
 
 @needs_extras

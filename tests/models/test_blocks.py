@@ -209,6 +209,48 @@ def test_every_pixel_is_kept_once_and_far_enough_from_the_ends_of_its_block(axis
                 assert 0 <= place.first <= size - found.length
 
 
+class Of(torch.nn.Module):
+    """Images become smaller and larger again; and what is done with what comes of it."""
+
+    def __init__(self, after, before=lambda image: image):
+        super().__init__()
+        self.after, self.before = after, before
+        self.body = torch.nn.Sequential(
+            *(torch.nn.Conv2d(before, 4, 3, stride, padding=1) for before, stride in ((3, 1), (4, 2), (4, 2), (4, 1))),
+            *(torch.nn.ConvTranspose2d(4, 4, 2, 2) for _ in range(2)),
+        )
+        self.last = torch.nn.Conv2d(4, 2, 5, padding=2)
+
+    def forward(self, tiles):
+        return self.after(self.body(self.before(tiles.float() / 255)), self.last)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Of(lambda image, last: last(image[..., 32:224, 32:224])),  # which sees zeros around what was cropped
+        Of(lambda image, last: last(image[..., 32:224, :])[..., 32:224]),
+        Of(lambda image, last: (last(image)[..., 32:224, 32:224], image)),  # one of two results is cropped
+        Of(lambda image, last: (last(image)[..., 32:224], image)),
+        Of(lambda image, last: last(image).narrow(-1, 7, 200).narrow(-2, 9, 190)),
+        Of(lambda image, last: last(image)[:, :, ::2, ::2]),
+        Of(lambda image, last: last(image).amax(1)[:, 30:200, 31:201]),
+        Of(lambda image, last: last(image.transpose(2, 3))),
+        Of(lambda image, last: last(image).transpose(2, 3)),
+        Of(lambda image, last: last(image), lambda image: image.transpose(2, 3)),
+        Of(lambda image, last: last(image) + torch.linspace(0, 1, SIDE)[:, None]),
+        Of(lambda image, last: torch.cat([last(image), torch.linspace(0, 1, SIDE).expand(1, 1, SIDE, SIDE)], 1)),
+    ],
+)
+def test_whatever_networks_do_besides(network, monkeypatch):
+    torch.manual_seed(0)
+    graph = graph_of(network)
+    expected = results(graph, WHOLE, monkeypatch)
+    for block in ((24, 24), (40, 100), (100, 40)):
+        for one, other in zip(results(graph, block, monkeypatch), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 class Turned(torch.nn.Module):
     """Rows and columns change places between two convolutions."""
 
