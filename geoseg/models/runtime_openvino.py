@@ -68,7 +68,9 @@ def compile_graph(graph: bytes, shape: tuple[int, int, int, int], *, precision: 
         parts = [compile_part(core, part, settings) for part in cut]
         with suppress(RuntimeError):  # what cannot be kept is compiled each time
             keep(_KIND, facts, pack(parts))
-    requests = Slots(lambda: _Request(openvino, parts), at_once)
+    # all at once, since OpenVINO makes no request while another one computes
+    ready = [_Request(openvino, parts) for _ in range(at_once)]
+    requests = Slots(ready.pop, at_once)
 
     def run(inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
         with requests.borrow() as request:

@@ -358,7 +358,7 @@ def test_the_scheduler_is_killed_and_the_run_resumes(command, whole, tmp_path):
             [*command, "-o", str(home), "--scheduler", str(file)], stderr=subprocess.PIPE, text=True
         )
         fragments = home / ".geoseg" / "masks" / "mask" / "fragments"
-        wait_for(lambda: fragments.exists() and len(list(fragments.iterdir())) >= 10, client)
+        wait_for(lambda: len(list(fragments.glob("*.npz"))) >= 10, client)
         head.kill()
         message = client.communicate(timeout=60)[1]
     assert client.returncode == 1
