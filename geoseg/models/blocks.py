@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.models.nodes import POINTWISE, following, name_of, shape_of, values_of
+from geoseg.models.nodes import CHANNELS_FIRST, CHANNELS_LAST, POINTWISE, following, name_of, shape_of, values_of
 
 __all__ = ["COLS", "ROWS", "Axis", "Blocks", "Cuts", "Place", "find_cuts", "free_crop"]
 
@@ -42,7 +42,6 @@ _OF_CHANNELS = {
 }
 _CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool"}
 _LOOKING_AROUND = {*_CONVOLUTIONS, "ConvolutionBackpropData", "Pad"}
-_TURNS = {(0, 2, 3, 1), (0, 3, 1, 2)}  # channels to the last place, and back
 _TO_THE_END = np.iinfo(np.int64).max
 _ALL = slice(None)
 
@@ -296,7 +295,7 @@ def _of_squares(node: Any, image: _Reach) -> _Reach | None:
 
 def _of_transpose(node: Any, image: _Reach) -> _Reach | None:
     """Where parts begin and end; in between, pixels would no longer be where they are looked for."""
-    if tuple(values_of(node, 1)) not in _TURNS:
+    if tuple(values_of(node, 1)) not in {CHANNELS_LAST, CHANNELS_FIRST}:
         return None
     sources = [node.input(0).get_source_output().get_node()]
     readers = [entry.get_node() for entry in node.output(0).get_target_inputs()]

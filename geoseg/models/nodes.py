@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["POINTWISE", "UPSAMPLING", "following", "is_crop", "name_of", "shape_of", "values_of"]
+__all__ = [
+    "CHANNELS_FIRST",
+    "CHANNELS_LAST",
+    "POINTWISE",
+    "UPSAMPLING",
+    "following",
+    "is_crop",
+    "name_of",
+    "shape_of",
+    "values_of",
+]
+
+CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""how the axes of an image are turned, and turned back"""
 
 POINTWISE = frozenset({
     "Abs", "Add", "Clamp", "Convert", "Divide", "Elu", "Equal", "Exp", "FakeQuantize", "Gelu", "Greater",

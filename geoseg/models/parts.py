@@ -16,7 +16,16 @@ import numpy as np
 
 from geoseg.models.blocks import COLS, ROWS, Axis, Blocks, Cuts, find_cuts, free_crop
 from geoseg.models.graphs import EXACT
-from geoseg.models.nodes import UPSAMPLING, following, is_crop, name_of, shape_of, values_of
+from geoseg.models.nodes import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    UPSAMPLING,
+    following,
+    is_crop,
+    name_of,
+    shape_of,
+    values_of,
+)
 
 __all__ = ["PIXELS", "PIXELS_BETWEEN", "Hint", "InBlocks", "Part", "cut_network"]
 
@@ -32,7 +41,6 @@ PIXELS = -2
 PIXELS_BETWEEN = 1
 """the same in what parts hand over"""
 
-_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _DEEP = 4  # how much smaller images are where layers are no longer computed in blocks
 _FURTHER = 3  # convolutions, of which one may hand over less than the first that gives so small an image
 _READING = {"Convert", "Slice", "Transpose"}  # kinds of nodes that make an image of what was handed over
@@ -206,7 +214,7 @@ def _handed_over(ordered: Sequence[Any], first: set[str]) -> list[tuple[Any, lis
 def _height(node: Any) -> int:
     """Rows of the image that a node gives; 0 if it is none."""
     shape = shape_of(node.output(0)) if node.get_output_size() else []
-    return shape[PIXELS] if len(shape) == len(_CHANNELS_LAST) else 0
+    return shape[PIXELS] if len(shape) == len(CHANNELS_LAST) else 0
 
 
 def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: Hint) -> tuple[Any, Any]:
@@ -229,18 +237,18 @@ def _split(openvino: Any, model: Any, choose: Callable[[Any], set[str]], kind: H
     ordered, _ = _numbered(second)
     taken_over = _taken_over(ordered)
     handed = [one for one in _handed_over(ordered, first) if name_of(one[0].get_node()) not in taken_over]
-    if not handed or any(len(shape_of(output)) != len(_CHANNELS_LAST) for output, _ in handed):
+    if not handed or any(len(shape_of(output)) != len(CHANNELS_LAST) for output, _ in handed):
         return None, model
     results, taken = [], []
     for output, readers in handed:
         # channels last and narrow, as convolutions keep them: to hand them over otherwise takes as long as to make them
-        given = operations.convert(operations.transpose(output, np.array(_CHANNELS_LAST)), kind)
+        given = operations.convert(operations.transpose(output, np.array(CHANNELS_LAST)), kind)
         results.append(operations.result(given))
         taken.append(operations.parameter(shape_of(given.output(0)), narrow_kind))
         for node in (results[-1], taken[-1]):
             node.set_friendly_name(f"{name_of(output.get_node())}, handed over")
         for source, inputs in _crops_first(operations, taken[-1], readers):
-            found = operations.transpose(operations.convert(source, "f32"), np.array(_CHANNELS_FIRST))
+            found = operations.transpose(operations.convert(source, "f32"), np.array(CHANNELS_FIRST))
             for entry in inputs:
                 entry.replace_source_output(found.output(0))
     begin = openvino.Model(results, second.get_parameters(), "first").clone()
