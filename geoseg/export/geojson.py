@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from geoseg.export.columns import objects_of, of_texts, text
 from geoseg.export.lonlat import DECIMALS
 from geoseg.export.rows import attributes, to_utc
 from geoseg.export.twkb import Parts, unpack
@@ -39,10 +40,10 @@ def features_text(batch: pa.RecordBatch, between: str) -> NDArray[np.uint8]:
             twice, as its `id` and as a property.
         between: what parts the features.
     """
-    members: list[Any] = ['{"type": "Feature", "id": ', _json_texts(batch["id"]), ', "properties": {']
+    members = [text('{"type": "Feature", "id": '), _json_texts(batch["id"]), text(', "properties": {')]
     for number, name in enumerate(attributes(batch.schema)):
-        members += [f"{', ' if number else ''}{json_text(name)}: ", _json_texts(batch[name])]
-    heads = pc.binary_join_element_wise(*members, '}, "geometry": ', "")
+        members += [text(f"{', ' if number else ''}{json_text(name)}: "), _json_texts(batch[name])]
+    heads = pc.binary_join_element_wise(*members, text('}, "geometry": '), text(""))
     data, end = _write_features(
         np.frombuffer(heads.buffers()[2], np.uint8),
         np.frombuffer(heads.buffers()[1], np.int32),
@@ -141,12 +142,14 @@ def json_text(value: Any) -> str:
 def _json_texts(values: pa.Array) -> pa.Array:
     """Return each value of a column as JSON text. Values that are not numbers are few, so each is written once."""
     if pa.types.is_integer(values.type):
-        return values.cast(pa.string()).fill_null("null")
+        return values.cast(pa.string()).fill_null(text("null"))
     if pa.types.is_floating(values.type):
-        texts = pc.if_else(pc.is_finite(values), values, None).cast(pa.string())
+        texts = pc.if_else(pc.is_finite(values), values, pa.nulls(len(values), values.type)).cast(pa.string())
         # "3.0", not "3": readers take a column whose numbers all look whole for integers.
         whole = pc.match_substring_regex(texts, r"^-?\d+$")
-        return pc.if_else(whole, pc.binary_join_element_wise(texts, "0", "."), texts).fill_null("null")
+        return pc.if_else(whole, pc.binary_join_element_wise(texts, text("0"), text(".")), texts).fill_null(
+            text("null")
+        )
     coded = values.dictionary_encode()
-    texts = pa.array([json_text(value) for value in coded.dictionary.to_pylist()], type=pa.string())
-    return texts.take(coded.indices).fill_null("null")
+    texts = of_texts([json_text(value) for value in objects_of(coded.dictionary)])
+    return texts.take(coded.indices).fill_null(text("null"))

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj.exceptions import ProjError
 
 from geoseg.errors import OutputError
+from geoseg.export.columns import numbers_of, of_numbers
 from geoseg.export.twkb import Parts, pack
 from geoseg.export.validity import keep_valid
 from geoseg.rings import run_offsets, take_ragged
@@ -35,7 +36,7 @@ DECIMALS = 7
 # less than 10 mm up to 60 degrees of latitude (sagitta L^2 tan(lat) / 8R), which is what the decimals keep.
 _MAX_EDGE_M = 500.0
 _BATCH_BYTES = 1 << 22  # of polygons that are carried at a time
-_EMPTY = pa.array([], pa.large_binary())
+_EMPTY = pa.nulls(0, pa.large_binary())
 
 
 def pack_lonlat(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> pa.LargeBinaryArray:
@@ -51,7 +52,7 @@ def pack_lonlat(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> pa.LargeBinaryArra
     Raises:
         OutputError: coordinates outside of what the CRS can map to the globe.
     """
-    ends = np.cumsum(pc.binary_length(wkb).to_numpy())
+    ends = np.cumsum(numbers_of(pc.binary_length(wkb)))
     batches = itertools.pairwise(run_offsets((ends - 1) // _BATCH_BYTES))
     return pa.concat_arrays([_EMPTY, *(_pack_batch(wkb[begin:end], crs) for begin, end in batches)])
 
@@ -61,8 +62,8 @@ def _pack_batch(wkb: pa.LargeBinaryArray, crs: pyproj.CRS) -> pa.LargeBinaryArra
     packed = pack(_chosen(units, ring_offsets, polygon_offsets, sure), DECIMALS)
     if sure.all():
         return packed
-    others = to_lonlat(shapely.from_wkb(wkb.filter(pa.array(~sure)).to_numpy(zero_copy_only=False)), crs)
-    return pc.replace_with_mask(packed, pa.array(~sure), pack(_parts_of(others), DECIMALS))
+    others = to_lonlat(shapely.from_wkb(wkb.filter(of_numbers(~sure)).to_pylist()), crs)
+    return pc.replace_with_mask(packed, of_numbers(~sure), pack(_parts_of(others), DECIMALS))
 
 
 def _chosen(units: Integers, ring_offsets: Integers, polygon_offsets: Integers, chosen: NDArray[np.bool_]) -> Parts:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from geoseg.atomic import staged
 from geoseg.errors import OutputError, SettingsError
+from geoseg.export.columns import numbers_of, of_numbers, repeated
 from geoseg.export.lonlat import pack_lonlat
 from geoseg.remote import Place
 from geoseg.rings import Polygons
@@ -116,7 +117,7 @@ def make_rows(polygons: Polygons, ground: Ground) -> pa.RecordBatch:
     area_m2, perimeter_m = ground.measure(polygons)
     data, offsets = to_wkb(polygons, ground.transform)
     bounds = ground_bounds(polygons, ground.transform).T
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "code": polygons.code,
         "hilbert": hilbert_keys(polygons, ground.shape),
         "id": polygons.id,
@@ -126,13 +127,13 @@ def make_rows(polygons: Polygons, ground: Ground) -> pa.RecordBatch:
         "confidence_p10": np.round(polygons.confidence_p10, 4),
         "touches_edge": polygons.edge,
     }
-    arrays = [pa.array(values, from_pandas=True) for values in columns.values()]  # NaN is null
+    arrays = [of_numbers(values) for values in columns.values()]
     arrays.append(
         pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(polygons), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         )
     )
-    arrays.append(pa.StructArray.from_arrays([pa.array(corner) for corner in bounds], fields=list(_BBOX)))
+    arrays.append(pa.StructArray.from_arrays([of_numbers(corner) for corner in bounds], fields=list(_BBOX)))
     return pa.record_batch(arrays, schema=_ROW_SCHEMA)
 
 
@@ -227,7 +228,7 @@ def read_layers(
     found: dict[int, list[_Keys]] = {} if classes is None else {code: [] for code in classes.values()}
     for file, path in enumerate(paths):
         rows = _open_rows(path)
-        codes = rows["code"].to_numpy()
+        codes = numbers_of(rows["code"])
         for code in np.unique(codes).tolist():
             if classes is None:
                 found.setdefault(code, [])
@@ -274,16 +275,16 @@ class _Keys(NamedTuple):
 
     @classmethod
     def of(cls, rows: pa.RecordBatch, file: int, chosen: NDArray[np.int64]) -> _Keys:
-        corners = [rows["bbox"].field(corner).to_numpy()[chosen] for corner in range(4)]
+        corners = [numbers_of(rows["bbox"].field(corner))[chosen] for corner in range(4)]
         return cls(
-            hilbert=rows["hilbert"].to_numpy()[chosen],
-            id=rows["id"].to_numpy()[chosen],
+            hilbert=numbers_of(rows["hilbert"])[chosen],
+            id=numbers_of(rows["id"])[chosen],
             file=np.full(chosen.size, file, np.int32),
             row=chosen.astype(np.int32),
-            size=pc.binary_length(rows["geometry"]).to_numpy()[chosen],
+            size=numbers_of(pc.binary_length(rows["geometry"]))[chosen],
             bounds=np.array([corners[0].min(), corners[1].min(), corners[2].max(), corners[3].max()]),
             # in integers, so that the sum does not depend on the order
-            area_mm2=int(np.rint(rows["area_m2"].to_numpy()[chosen] * 1000).astype(np.int64).sum()),
+            area_mm2=int(np.rint(numbers_of(rows["area_m2"])[chosen] * 1000).astype(np.int64).sum()),
         )
 
 
@@ -320,19 +321,19 @@ def _layer_of(
         files, rows = file[start:stop], row[start:stop]
         by_file = np.argsort(files, kind="stable")
         parts = [
-            opened(int(files[part[0]])).select(own).take(pa.array(rows[part]))
+            opened(int(files[part[0]])).select(own).take(of_numbers(rows[part]))
             for part in np.split(by_file, np.flatnonzero(np.diff(files[by_file])) + 1)
         ]
         together = parts[0]
         if len(parts) > 1:
             back = np.empty_like(by_file)
             back[by_file] = np.arange(by_file.size)
-            together = pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(pa.array(back))
+            together = pa.Table.from_batches(parts).combine_chunks().to_batches()[0].take(of_numbers(back))
         columns = {column: together[column] for column in own}
         if "geometry" in columns:
             columns["geometry"] = columns["geometry"].cast(pa.binary())
         for column in constants.keys() & names:
-            columns[column] = pa.repeat(pa.scalar(constants[column], type=types[column]), stop - start)
+            columns[column] = repeated(constants[column], stop - start, types[column])
         return pa.record_batch({column: columns[column] for column in names})
 
     return Layer(

@@ -16,9 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyogrio
 import pyproj
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from geoseg.ahead import do_ahead
 from geoseg.atomic import staged
@@ -118,6 +116,9 @@ def write_gpkg(path: Where, layers: Mapping[str, Layer]) -> None:
 
 def _write_with_gdal(path: Place, layers: Mapping[str, Layer], *, driver: str) -> None:
     """Write layers with one of GDAL's drivers; the first one makes the file, the others join it."""
+    import pyogrio  # loads pandas, which other formats need not wait for
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+
     places = {name: _crs(layer, path) for name, layer in layers.items()}
     with staged(path) as inside:
         for name, layer in layers.items():
@@ -142,6 +143,9 @@ def _write_with_gdal(path: Place, layers: Mapping[str, Layer], *, driver: str) -
 
 def _require_whole(inside: Path, name: str, features: int, path: Place) -> None:
     """Read a layer once more: GDAL does not tell when a disk is full as it writes the last bytes, or the index."""
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+
     try:
         with pyogrio.open_arrow(inside, layer=name, columns=[], batch_size=BATCH_ROWS, use_pyarrow=True) as (_, reader):
             found = sum(len(batch) for batch in reader)
