@@ -12,6 +12,9 @@ All of one scene, made of the sample, mirrored over and over, and all in one go 
     quarter, four at a time, read, predicted and added to the scores of the whole scene in memory one after the other.
     ``--share`` of its rows of tiles are done, and scaled.
 
+``--architecture unet-resnet34`` takes another network in the model's place, with random weights: how long it takes does
+not depend on them.
+
 Prints the ratios of issue and README; memory is of the largest process.
 """
 
@@ -49,6 +52,17 @@ def make_scene(path: Path, side: int) -> None:
         for top in range(0, side, 512):
             band = pixels[:, rows[top : top + 512]][:, :, cols]
             raster.write(band, window=Window(0, top, side, band.shape[1]))
+
+
+def untrained(folder: Path, model: str, architecture: str) -> str:
+    """The card of a model of another architecture, in other things like a known one."""
+    from geoseg.models import zoo
+    from geoseg.models.architectures import build
+    from geoseg.models.card import write_model
+
+    like = replace(zoo.load(model), name="untrained", architecture=architecture, int8=None)
+    network = build(architecture, classes=like.planes, bands=like.channels)
+    return str(write_model(folder, like, network.state_dict()).path)
 
 
 def forward(how: dict[str, Any], model: str, side: int, count: int) -> float:
@@ -110,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=10_240)
     parser.add_argument("--model", default="town")
+    parser.add_argument("--architecture", help="see geoseg.models.architectures; the model's by default")
     parser.add_argument("--precision", default="auto", help="of the run and the model alone")
     parser.add_argument("--share", type=float, default=0.25, help="of the plain loop that is done")
     parser.add_argument("--tiles", type=int, default=6, help="of the model alone, in each process, before and after")
@@ -118,25 +133,27 @@ def main() -> None:
         folder = Path(name)
         scene = folder / "scene.tif"
         make_scene(scene, options.side)
-        plan = geoseg.make_plan(str(scene), geoseg.RunSettings(models=(options.model,), precision=options.precision))
+        model = untrained(folder, options.model, options.architecture) if options.architecture else options.model
+        plan = geoseg.make_plan(str(scene), geoseg.RunSettings(models=(model,), precision=options.precision))
         [part] = plan.passes
         how = {"runtime": part.runtime, "device": plan.device, "precision": part.precision, "halo": part.lattice.halo}
-        alone = (how, options.model, part.lattice.tile_size, plan.workers, options.tiles)
+        alone = (how, model, part.lattice.tile_size, plan.workers, options.tiles)
         before = model_alone(*alone)
         start = time.perf_counter()
         command = [sys.executable, "-m", "geoseg", "run", str(scene), "-o", str(folder / "layers"), "--quiet"]
-        subprocess.run([*command, "--model", options.model, "--precision", options.precision], check=True)
+        subprocess.run([*command, "--model", model, "--precision", options.precision], check=True)
         wall = time.perf_counter() - start
         per_tile = (before + model_alone(*alone)) / 2
         record = json.loads((folder / "layers" / "run.json").read_text(encoding="utf-8"))
         peak = max(record["peak_memory_bytes"].values()) / 1024**3
-        plain = plain_loop(scene, options.model, options.share)
-    model = per_tile * part.tiles
+        plain = plain_loop(scene, model, options.share)
+    forward_s = per_tile * part.tiles
     area = options.side**2 / 1e6
-    print(f"{options.side} x {options.side} px, {options.model} in {part.runtime} {part.precision}, ", end="")
+    print(f"{options.side} x {options.side} px, {part.card.architecture} in {part.runtime} {part.precision}, ", end="")
     print(f"{plan.workers} workers, tiles of {part.lattice.tile_size} px, halo {part.lattice.halo}")
-    print(f"model alone  {model:8.1f} s  {area / model:6.2f} Mpx/s")
-    print(f"geoseg run   {wall:8.1f} s  {area / wall:6.2f} Mpx/s  {wall / model:.3f} x the model alone  {peak:.2f} GiB")
+    print(f"model alone  {forward_s:8.1f} s  {area / forward_s:6.2f} Mpx/s")
+    print(f"geoseg run   {wall:8.1f} s  {area / wall:6.2f} Mpx/s  ", end="")
+    print(f"{wall / forward_s:.3f} x the model alone  {peak:.2f} GiB")
     print("             " + ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in record["stages"]))
     print(f"plain loop   {plain:8.1f} s  {area / plain:6.2f} Mpx/s  {plain / wall:.2f} x geoseg run")
 
