@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -168,10 +169,11 @@ def begin(packed: bytes, worker: str) -> tuple[str | None, Callable[[], None] | 
 
 
 def _prepare() -> None:
-    """Loads what kernels need while the worker waits for its first task."""
-    from geoseg.engine.kernels import prepare
+    """Loads what kernels need while the worker waits for its first task, which tells what goes wrong."""
+    with suppress(Exception):
+        from geoseg.engine.kernels import prepare
 
-    prepare()
+        prepare()
 
 
 def refusal_of(name: str) -> Any:

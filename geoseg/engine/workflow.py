@@ -17,7 +17,7 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -255,16 +255,20 @@ def vectorize(
 
 @contextmanager
 def _preparing_the_rest() -> Iterator[None]:
-    """Loads what comes later while something else goes on, since both take their time."""
+    """Loads what comes later while something else goes on, since both take their time.
+
+    What goes wrong is told by who needs it.
+    """
 
     def prepare() -> None:
-        from geoseg.engine import (
-            kernels,
-            vector_half,  # noqa: F401
-        )
-        from geoseg.export import vectors
+        with suppress(Exception):
+            from geoseg.engine import (
+                kernels,
+                vector_half,  # noqa: F401
+            )
+            from geoseg.export import vectors
 
-        vectors.prepare(kernels.prepare())
+            vectors.prepare(kernels.prepare())
 
     preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
