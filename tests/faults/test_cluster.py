@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -138,13 +138,23 @@ def wait_for(condition, process: subprocess.Popen | None = None, seconds: float 
         time.sleep(0.02)
 
 
+def address_in(file: Path) -> str:
+    """Where the scheduler is that writes a file, which is there before it is whole."""
+    found = {}
+
+    def is_whole() -> bool:
+        with suppress(OSError, ValueError):
+            found.update(json.loads(file.read_text()))
+        return bool(found)
+
+    wait_for(is_whole)
+    return found["address"]
+
+
 def wait_for_workers(file: Path, count: int, security=None):
     from distributed import Client
 
-    wait_for(file.exists)
-    time.sleep(0.1)
-    address = json.loads(file.read_text())["address"]
-    with Client(address, security=security, set_as_default=False) as client:
+    with Client(address_in(file), security=security, set_as_default=False) as client:
         client.wait_for_workers(count, timeout=60)
 
 
@@ -299,8 +309,7 @@ def test_tls_between_all_from_a_file_and_from_dasks_configuration(layers_by, who
     paths = {name: str(certificates / f"{name}.pem") for name in ("ca", "cert", "key")}
     options = [f"--tls-ca-file={paths['ca']}", f"--tls-cert={paths['cert']}", f"--tls-key={paths['key']}"]
     with running(scheduler(file, "--protocol", "tls", *options), worker(file, "--protocol", "tls", *options)):
-        wait_for(file.exists)
-        address = json.loads(file.read_text())["address"]
+        address = address_in(file)
         assert address.startswith("tls://")
         text = f"scheduler: {address}\ntls: {{ca_file: ca.pem, cert: cert.pem, key: key.pem}}\npatience: 60\n"
         (certificates / "site.yaml").write_text(text)
