@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["numbers_of", "objects_of", "of_numbers", "of_texts", "repeated", "text"]
 
+_KINDS = {pa.from_numpy_dtype(kind): kind for kind in map(np.dtype, ("u1", "i4", "i8", "f4", "f8"))}
 _TIME = pa.timestamp("ms", tz="UTC")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -25,21 +26,24 @@ def of_numbers(values: NDArray[Any]) -> pa.Array:
     known = None
     if values.dtype.kind == "f" and (unknown := np.isnan(values)).any():
         known = _bits(~unknown)
-    data = _bits(values) if values.dtype.kind == "b" else pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), values.size, [known, data])
+    kind = values.dtype.newbyteorder("=")
+    data = _bits(values) if kind.kind == "b" else pa.py_buffer(np.ascontiguousarray(values, kind))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(kind), len(values), [known, data])
 
 
 def numbers_of(column: pa.Array) -> NDArray[Any]:
-    """The inverse for numbers, read-only and in the same memory.
+    """The inverse for bytes and for numbers of 32 and 64 bits, read-only and in the same memory.
 
     Raises:
+        KeyError: it holds others.
         ValueError: one is null.
     """
     if column.null_count:
         raise ValueError(f"{column.null_count} of {len(column)} numbers are null")
-    data = column.buffers()[1] or b""  # which an empty one may lack
-    found: NDArray[Any] = np.frombuffer(data, column.type.to_pandas_dtype())  # in spite of its name NumPy's
-    return found[column.offset : column.offset + len(column)]
+    kind, end = _KINDS[column.type], column.offset + len(column)
+    if not end:  # it may lack its memory
+        return np.zeros(0, kind)
+    return np.frombuffer(column.buffers()[1], kind, end)[column.offset :]
 
 
 def of_texts(values: Sequence[str]) -> pa.StringArray:

@@ -15,7 +15,9 @@ from affine import Affine
 
 import geoseg
 from geoseg import Execution, VectorSettings
+from geoseg.engine import kernels
 from geoseg.errors import SceneError, SettingsError
+from geoseg.export import vectors
 
 from ..stages.masks import nested, spiral  # noqa: TID252  (the tests lie on no path)
 
@@ -378,3 +380,9 @@ def test_what_cannot_be_prepared_is_told_by_nobody_who_does_not_need_it(write_ma
     result = geoseg.vectorize(write_mask(MASKS["realistic"]), tmp_path / "out", execution=Execution(threads=1))
     assert result.layers["class_1"].polygons > 0
     assert "not today" not in capfd.readouterr().err
+
+
+def test_all_that_can_be_prepared_is():
+    rows = kernels.prepare()
+    assert rows.num_rows > 1
+    vectors.prepare(rows)

@@ -37,6 +37,10 @@ def test_numbers_are_as_arrow_makes_them(values):
     assert found.equals(pa.array(values, from_pandas=True))
 
 
+def test_numbers_in_another_machines_order_of_bytes():
+    assert of_numbers(np.array([1, 2], ">i4")).to_pylist() == [1, 2]
+
+
 def test_numbers_come_back_from_any_part_of_an_array():
     column = of_numbers(np.arange(10))
     np.testing.assert_array_equal(numbers_of(column[3:7]), np.arange(3, 7))
