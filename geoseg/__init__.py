@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from geoseg.machine import place_kernels
+
 if TYPE_CHECKING:
     from geoseg.engine.catalogue import CatalogueResult, run_catalogue
     from geoseg.engine.plan import Plan, make_plan
@@ -47,6 +49,8 @@ __all__ = [
     "train",
     "vectorize",
 ]
+
+place_kernels()  # before anything loads numba
 
 _ROOMS = {
     "Card": ("geoseg.models.card", "Card"),

@@ -6,9 +6,10 @@ import ctypes
 import os
 import platform
 import re
+import stat
 from pathlib import Path
 
-__all__ = ["count_cores", "cpu_has", "describe_cpu", "keep_memory", "memory_bytes"]
+__all__ = ["count_cores", "cpu_has", "describe_cpu", "keep_memory", "memory_bytes", "place_kernels"]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of malloc.h
@@ -62,6 +63,43 @@ def keep_memory() -> None:
     mallopt(_TRIM_THRESHOLD, 256 << 20)
     mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most it takes
     mallopt(_ARENA_MAX, count_cores())
+
+
+def place_kernels() -> None:
+    """Tells numba where to keep compiled kernels if it would find no place itself, and so refuse to compile any.
+
+    It looks beside the modules and in the user's cache folder. In a container whose user has no home, neither may be
+    there; then they go to ``GEOSEG_CACHE``, else to a folder of this user's among the temporary ones.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - fails without a home
+    if _may_write(Path(__file__).parent / "__pycache__") or (Path(cache).is_absolute() and _may_write(Path(cache))):
+        return
+    named = os.environ.get("GEOSEG_CACHE")
+    place = Path(named) / "kernels" if named and _may_write(Path(named)) else _own_folder()
+    os.environ["NUMBA_CACHE_DIR"] = str(place)
+
+
+def _own_folder() -> Path:
+    """A temporary folder that nobody else may write, the same in all processes if that can be."""
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"geoseg-kernels-{os.getuid() if hasattr(os, 'getuid') else ''}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077 and found.st_uid == os.getuid():
+            return folder
+    except (OSError, AttributeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="geoseg-kernels-"))
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, which may itself have to be made."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _cpu_info() -> str:

@@ -157,7 +157,7 @@ class Scene:
                 size = dataset.height, dataset.width
                 edges_m = _edges_m(transform, crs, *size)
                 native_gsd_m = math.sqrt(edges_m[0] * edges_m[1])
-                if not (math.isfinite(native_gsd_m) and native_gsd_m > 0):
+                if not (math.isfinite(native_gsd_m) and native_gsd_m > 0 and _is_on_earth(transform, crs, *size)):
                     raise SceneError(f"{shown}: its coordinates lie nowhere in its CRS; set the CRS that they are in")
                 overviews = {tuple(dataset.overviews(band.index)) for band in bands}
                 masked = any(
@@ -743,6 +743,13 @@ def _place(dataset: Any, shown: str, gsd_m: float | None) -> tuple[Affine, CRS]:
     if not (dataset.crs.is_projected or dataset.crs.is_geographic):
         raise SceneError(f"{shown}: its CRS is neither projected nor geographic; set one that is")
     return transform, dataset.crs
+
+
+def _is_on_earth(transform: Affine, crs: CRS, height: int, width: int) -> bool:
+    """Tell whether some of a raster has longitude and latitude; the corners of a whole disc have none."""
+    rows, cols = np.mgrid[0:1:22j, 0:1:22j]
+    places = _transformer(crs).transform(*_apply(transform, cols.ravel() * width, rows.ravel() * height))
+    return bool(np.isfinite(places).all(axis=0).any())
 
 
 def _bands(dataset: Any) -> tuple[Band, ...]:

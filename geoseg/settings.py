@@ -57,12 +57,19 @@ _WIDEST_PX = 64  # of openings, whose work grows with the width
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
 
 
+_FAILED = "failed"
+
+
 def require_layer_names(names: tuple[str, ...]) -> None:
     """Refuses layer names that cannot be file names on every system.
 
     Raises:
         SettingsError: no name, an unfit one, or two that differ in upper and lower case only.
     """
+    if any(name.lower() == _FAILED for name in names):
+        raise SettingsError(
+            f"layer name {_FAILED!r}: its file tells of windows that failed; give the layer another name"
+        )
     unfit = [name for name in names if not re.fullmatch(r"\w[\w-]*", name)]
     if unfit or not names or len({name.lower() for name in names}) < len(names):
         raise SettingsError(

@@ -76,3 +76,59 @@ def test_cpus_of_other_names_or_features_are_told_apart(monkeypatch):
         described.append(machine.describe_cpu())
     assert described[0] == described[1]
     assert len(set(described)) == 4
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A machine on which only a temporary folder may be written."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("GEOSEG_CACHE", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(machine, "_may_write", lambda folder: tmp_path in folder.parents)
+    yield tmp_path
+    os.environ.pop("NUMBA_CACHE_DIR", None)
+
+
+def test_kernels_stay_where_numba_keeps_them(monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    machine.place_kernels()
+    assert "NUMBA_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "mine")
+    machine.place_kernels()
+    assert os.environ["NUMBA_CACHE_DIR"] == "mine"
+
+
+def test_kernels_go_to_a_folder_of_ones_own(nowhere):
+    machine.place_kernels()
+    place = Path(os.environ.pop("NUMBA_CACHE_DIR"))
+    assert place.parent == nowhere
+    assert place.stat().st_mode & 0o777 == 0o700
+    machine.place_kernels()
+    assert os.environ["NUMBA_CACHE_DIR"] == str(place)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_kernels_do_not_go_where_others_may_write(nowhere, link):
+    machine.place_kernels()
+    place = Path(os.environ.pop("NUMBA_CACHE_DIR"))
+    if link:
+        place.rename(nowhere / "elsewhere")
+        place.symlink_to(nowhere / "elsewhere")
+    else:
+        place.chmod(0o777)
+    machine.place_kernels()
+    other = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert other.parent == nowhere
+    assert other not in (place, nowhere / "elsewhere")
+
+
+def test_kernels_go_to_the_named_cache(nowhere, monkeypatch):
+    monkeypatch.setenv("GEOSEG_CACHE", str(nowhere / "cache"))
+    machine.place_kernels()
+    assert os.environ["NUMBA_CACHE_DIR"] == str(nowhere / "cache" / "kernels")
+
+
+def test_what_may_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    assert machine._may_write(tmp_path / "a" / "b")
+    assert not machine._may_write(tmp_path / "file" / "b")

@@ -159,6 +159,10 @@ class TestRefusals:
         with pytest.raises(SceneError, match="its coordinates lie nowhere in its CRS"):
             Scene.open(write_raster(pixels, crs="EPSG:4326"))
 
+    def test_far_off_the_earth(self, write_raster, pixels):
+        with pytest.raises(SceneError, match="its coordinates lie nowhere in its CRS"):
+            Scene.open(write_raster(pixels, transform=Affine(1, 0, 5e9, 0, -1, 5e6)))
+
     def test_complex_numbers(self, write_raster):
         with pytest.raises(SceneError, match="bands of type complex64; whole or real numbers"):
             Scene.open(write_raster(np.zeros((4, 4), np.complex64)))

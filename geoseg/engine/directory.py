@@ -93,8 +93,9 @@ class RunDirectory:
         self._overwrite = overwrite
         self._source = source
         self._lock: lock.Lock | None = None
-        if isinstance(path, Path) and path.exists() and not path.is_dir():
-            raise OutputError(f"{path} is a file; -o takes a directory")
+        for place in (path, *path.parents) if isinstance(path, Path) else ():
+            if place.exists() and not place.is_dir():
+                raise OutputError(f"{place} is a file; -o takes a directory")
         if _holds(self.path, source):
             raise OutputError(f"{source} lies inside {path}, which the run would write to; give another -o")
         self._manifest = None if overwrite else self._read_manifest()
@@ -138,6 +139,8 @@ class RunDirectory:
         if manifest.get("format") != _FORMAT:
             raise OutputError(f"{self.path} holds a run of another geoseg version; give another -o, or --overwrite")
         held, wanted = manifest["identity"], self._identity
+        if _kind_of(held) != _kind_of(wanted):
+            raise OutputError(f"{self.path} holds layers of {_kind_of(held)}; give another -o, or --overwrite")
         different = [
             key for key in (*wanted, *(key for key in held if key not in wanted)) if held.get(key) != wanted.get(key)
         ]
@@ -309,6 +312,11 @@ def _holds_other_than(folder: Place, name: str) -> bool:
         if isinstance(folder, Path):
             raise
         raise _out_of_reach(folder, "read", error) from None
+
+
+def _kind_of(identity: Mapping[str, Any]) -> str:
+    """What a run makes layers of."""
+    return "a mask" if identity["verb"] == "vectorize" else str(identity.get("of", "a scene"))
 
 
 def _require_writable(folder: Place) -> None:

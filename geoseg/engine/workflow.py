@@ -29,7 +29,7 @@ from geoseg.engine import prediction
 from geoseg.engine.admission import Terms
 from geoseg.engine.directory import RunDirectory
 from geoseg.engine.executor import Executor, fit, open_executor, peak_bytes
-from geoseg.engine.faults import keeping
+from geoseg.engine.faults import keeping, reason_of
 from geoseg.engine.plan import Pass, Plan, make_plan
 from geoseg.engine.progress import Progress, Silent
 from geoseg.engine.rasters import Rasters, writing_rasters
@@ -44,6 +44,7 @@ from geoseg.scene import Scene
 from geoseg.settings import Execution, RunSettings, VectorSettings, require_layer_names
 
 if TYPE_CHECKING:
+    from geoseg.engine.kernels import VectorJob
     from geoseg.engine.vector_half import VectorHalf
     from geoseg.export.rows import Layer
 
@@ -228,7 +229,7 @@ def vectorize(
         half = open_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
         with _preparing_the_rest(), _opened(execution, progress, gpus=0) as executor:
             if not output.resumes:  # refuses what is no mask, before anything is written
-                executor.run("check", kernels.check, half.job, list(lattice.chunks()), lambda *_: None)
+                _check(executor, half.job, list(lattice.chunks()))
             output.open_stores({_GIVEN: lattice}, arrays=())
             executor.admit(_terms(output, scene), output.logs)
             with keeping(output.path):
@@ -253,12 +254,33 @@ def vectorize(
     return result
 
 
+def _check(executor: Executor, job: VectorJob, chunks: Sequence[Chunk]) -> None:
+    """Refuses what is no mask.
+
+    Raises:
+        InputError: so it is.
+        ChunkError: some of it cannot be read.
+    """
+    from geoseg.engine import kernels
+
+    failures: list[BaseException] = []
+    executor.run(
+        "check", kernels.check, job, chunks, lambda *_: None, on_failure=lambda _, error: failures.append(error)
+    )
+    if failures:
+        raise ChunkError(
+            f"{len(failures):,} of {len(chunks):,} chunks cannot be read, the first with: "
+            f"{reason_of(failures[0])}; nothing was written, run again once the file was repaired"
+        )
+
+
 @contextmanager
 def _preparing_the_rest() -> Iterator[None]:
     """Loads what comes later while something else goes on, since both take their time.
 
-    What goes wrong is told by who needs it.
+    What goes wrong is told by who needs it. The interpreter must not end while kernels are compiled or loaded.
     """
+    ends = threading.Event()
 
     def prepare() -> None:
         with suppress(Exception):
@@ -268,12 +290,18 @@ def _preparing_the_rest() -> Iterator[None]:
             )
             from geoseg.export import vectors
 
-            vectors.prepare(kernels.prepare())
+            if not ends.is_set():
+                vectors.prepare(kernels.prepare())
 
     preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
-    yield
-    preparation.join()
+    try:
+        yield
+    except BaseException:
+        ends.set()
+        raise
+    finally:
+        preparation.join()
 
 
 def _warn_of_compilation(progress: Progress) -> None:

@@ -48,7 +48,7 @@ _HALF = 0.5
 _MOST = 0.8
 _WHOLE = 0.99  # of an area: simplified outlines stick out of a scene by less
 _TOUCH_PX = 0.1  # scenes this close have a common edge
-_LEAST_PX2 = 1.0  # a smaller overlap is what rounding and simplification do
+_LEAST_PX2 = 0.99  # less than a pixel's overlap is what rounding and simplification do
 _LEAST_CUT_PX2 = 0.01
 _CRUMB_PX2 = 4.0
 

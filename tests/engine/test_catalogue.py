@@ -354,6 +354,19 @@ def test_the_list_says_when_scenes_were_taken(land, tmp_path):
     assert water[water.scenes > 1].datetime.isna().all()
 
 
+def test_a_sure_pixel_within_what_another_scene_sees_is_not_found_twice(tmp_path):
+    (tmp_path / "scenes").mkdir()
+    pixel, lake = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    pixel[30, 30] = lake[30:33, 30:33] = True
+    write(tmp_path / "scenes" / "a.tif", pixel)
+    with rasterio.open(write(tmp_path / "scenes" / "b.tif", lake), "r+") as raster:
+        raster.write(np.where(lake, 41, 40).astype(np.uint8), 1)
+        raster.write(np.where(lake, 39, 120).astype(np.uint8), 2)
+    settings = RunSettings(models=("ndwi",), bands=("1", "2"), vector=VectorSettings(simplify_m=0, min_area_m2=0))
+    water = run_catalogue(tmp_path / "scenes", tmp_path / "run", settings=settings).layer("water")
+    assert [round(one) for one in water.area] == [9]
+
+
 def test_all_formats(land, tmp_path):
     settings = RunSettings(
         models=("ndwi",), bands=("1", "2"), vector=VectorSettings(formats=("gpkg", "fgb", "geojsonl"))

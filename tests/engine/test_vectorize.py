@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from affine import Affine
 import geoseg
 from geoseg import Execution, VectorSettings
 from geoseg.engine import kernels
-from geoseg.errors import SceneError, SettingsError
+from geoseg.errors import ChunkError, SceneError, SettingsError
 from geoseg.export import vectors
 
 from ..stages.masks import nested, spiral  # noqa: TID252  (the tests lie on no path)
@@ -332,6 +334,7 @@ def test_a_scene_is_no_mask(land, tmp_path):
         ({"field": 300}, (), "300"),
         ({"field": 1, "crop": 1}, (), "two layers one code"),
         ({"ground": 0}, (), "0"),
+        ({"Failed": 1}, (), "that failed; give the layer another name"),
     ],
 )
 def test_refuses_layers_that_no_mask_can_have(write_mask, tmp_path, classes, boundaries, complaint):
@@ -380,6 +383,38 @@ def test_what_cannot_be_prepared_is_told_by_nobody_who_does_not_need_it(write_ma
     result = geoseg.vectorize(write_mask(MASKS["realistic"]), tmp_path / "out", execution=Execution(threads=1))
     assert result.layers["class_1"].polygons > 0
     assert "not today" not in capfd.readouterr().err
+
+
+def test_a_refusal_waits_for_what_is_being_prepared(write_mask, tmp_path, monkeypatch):
+    begun, done = threading.Event(), []
+
+    def slowly():
+        begun.set()
+        time.sleep(0.5)
+        done.append(True)
+        raise RuntimeError
+
+    def refuse(*_):
+        assert begun.wait(60)
+        raise SceneError("no mask")
+
+    monkeypatch.setattr("geoseg.engine.kernels.prepare", slowly)
+    monkeypatch.setattr("geoseg.engine.kernels.check", refuse)
+    with pytest.raises(SceneError, match="no mask"):
+        geoseg.vectorize(write_mask(MASKS["realistic"]), tmp_path / "out", execution=Execution(threads=1))
+    assert done == [True]
+
+
+def test_a_damaged_mask_leaves_nothing(write_mask, tmp_path):
+    path = write_mask(np.ones((256, 512), np.uint8), tiled=True, blockxsize=256, blockysize=256, compress="deflate")
+    with rasterio.open(path) as raster:
+        place = int(raster.get_tag_item("BLOCK_OFFSET_1_0", "TIFF", bidx=1))
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 16)
+    with pytest.raises(ChunkError, match=r"1 of 2 chunks cannot be read, .*; nothing was written"):
+        geoseg.vectorize(path, tmp_path / "out", execution=Execution(threads=1, chunk=256))
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_that_can_be_prepared_is():

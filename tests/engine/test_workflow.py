@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,20 @@ def test_other_settings_are_refused_with_the_difference(finished, land, settings
     with pytest.raises(OutputError, match=r"min_area_m2 is 0.* there, 7.* now"):
         geoseg.run(land, finished.directory, settings=other, execution=SERIAL)
     assert contents(finished.directory) == before
+
+
+def test_layers_of_something_else_are_refused_in_a_word(finished, land, settings, tmp_path):
+    complaint = r"holds layers of a scene; give another -o, or --overwrite$"
+    with pytest.raises(OutputError, match=complaint):
+        geoseg.vectorize(shutil.copy(finished.directory / "mask.tif", tmp_path), finished.directory)
+    with pytest.raises(OutputError, match=complaint):
+        geoseg.run_catalogue([land], finished.directory, settings=settings)
+
+
+def test_a_folder_within_a_file_is_refused(land, settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is a file; -o takes a directory"):
+        geoseg.run(land, tmp_path / "file" / "run", settings=settings)
 
 
 def test_overwrite_replaces_the_earlier_run_and_nothing_else(land, settings, tmp_path):
