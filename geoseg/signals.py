@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
@@ -64,6 +65,8 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
             signal.signal(number, stop_at_once)
         _stopped.set()
         _asked.set()
+        # which is no news of an event loop that is interrupted, and no line of an event
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         _tell(line_of(_STOPPING, last=False))
         raise KeyboardInterrupt
 
