@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from geoseg.machine import count_cores
 
-__all__ = ["do_ahead"]
+__all__ = ["do_ahead", "meanwhile"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,3 +35,30 @@ def do_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
+
+
+@contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Does some work on a thread while something else goes on, and waits for its end, also where that fails.
+
+    The interpreter must not end while libraries compile, or load what they compiled. What goes wrong is told by who
+    needs what was to be made.
+
+    Args:
+        work: is given an event that is set when nobody will need what it makes.
+    """
+    in_vain = threading.Event()
+
+    def run() -> None:
+        with suppress(Exception):
+            work(in_vain)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        in_vain.set()
+        raise
+    finally:
+        thread.join()

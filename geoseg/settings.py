@@ -14,6 +14,7 @@ from geoseg.errors import SettingsError
 __all__ = [
     "OF_BF16",
     "OF_INTEGERS",
+    "RESERVED",
     "Arithmetic",
     "Device",
     "EvaluationSettings",
@@ -57,7 +58,8 @@ _WIDEST_PX = 64  # of openings, whose work grows with the width
 _LEAST_AREA_M2 = 25.0  # of instances, unless their class's model or the user says otherwise
 
 
-_FAILED = "failed"
+RESERVED = "failed"
+"""what no layer may be called: a file of that name shows where windows failed"""
 
 
 def require_layer_names(names: tuple[str, ...]) -> None:
@@ -66,9 +68,9 @@ def require_layer_names(names: tuple[str, ...]) -> None:
     Raises:
         SettingsError: no name, an unfit one, or two that differ in upper and lower case only.
     """
-    if any(name.lower() == _FAILED for name in names):
+    if any(name.lower() == RESERVED for name in names):
         raise SettingsError(
-            f"layer name {_FAILED!r}: its file tells of windows that failed; give the layer another name"
+            f"layer name {RESERVED!r}: its file tells of windows that failed; give the layer another name"
         )
     unfit = [name for name in names if not re.fullmatch(r"\w[\w-]*", name)]
     if unfit or not names or len({name.lower() for name in names}) < len(names):

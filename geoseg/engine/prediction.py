@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from geoseg.ahead import meanwhile
 from geoseg.codes import NODATA
 from geoseg.engine.store import PREDICTED, Store
 from geoseg.errors import ModelError
@@ -148,26 +149,20 @@ def opening_networks(job: PredictJob) -> Iterator[None]:
 
     What goes wrong is told by the chunk that asks for the network. What was opened for a caller that fails is freed.
     """
-    ends = threading.Event()
 
-    def prepare() -> None:
+    def prepare(in_vain: threading.Event) -> None:
         _forget_others(job)
         for share in job.shares:
-            if not ends.is_set():
-                with suppress(Exception):
-                    _open(_key(job, share))
+            if not in_vain.is_set():
+                _open(_key(job, share))
 
-    preparation = threading.Thread(target=prepare, daemon=True)
-    preparation.start()
     try:
-        yield
+        with meanwhile(prepare):
+            yield
     except BaseException:
-        ends.set()
-        preparation.join()
         if not job.spare:
             forget_networks()
         raise
-    preparation.join()
 
 
 def _forget_others(job: PredictJob) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from geoseg.atomic import local_copies
 from geoseg.errors import InputError
 from geoseg.remote import Place
+from geoseg.settings import RESERVED
 
 if TYPE_CHECKING:
     import geopandas
 
 __all__ = ["FAILED", "ChunkCount", "FailedWindow", "LayerSummary", "PassSummary", "Result", "StageTime"]
 
-FAILED = "failed.geojson"
+FAILED = f"{RESERVED}.geojson"
 """File that shows where windows failed; there is none when all is well."""
 
 

@@ -17,12 +17,13 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from geoseg.ahead import meanwhile
 from geoseg.atomic import local_copies
 from geoseg.codes import NODATA
 from geoseg.engine import prediction
@@ -133,7 +134,7 @@ def run(
             executor.admit(terms, output.logs)
             _warn_of_compilation(progress)
             with keeping(output.path), writing_rasters(plan, stores, output.path) as rasters:
-                with _preparing_the_rest():
+                with meanwhile(_prepare_the_rest):
                     chunks, failed = _predict_all(plan, stores, executor, watch, rasters, keep=opened is not None)
                 if failed:
                     _go_on_without(output, failed, watch)
@@ -227,7 +228,7 @@ def vectorize(
         _warn_of_compilation(progress)
         watch = Watch(progress)
         half = open_half(kernels.SceneMask(scene), output.store(_GIVEN), scene, lattice, settings, watch)
-        with _preparing_the_rest(), _opened(execution, progress, gpus=0) as executor:
+        with meanwhile(_prepare_the_rest), _opened(execution, progress, gpus=0) as executor:
             if not output.resumes:  # refuses what is no mask, before anything is written
                 _check(executor, half.job, list(lattice.chunks()))
             output.open_stores({_GIVEN: lattice}, arrays=())
@@ -274,34 +275,16 @@ def _check(executor: Executor, job: VectorJob, chunks: Sequence[Chunk]) -> None:
         )
 
 
-@contextmanager
-def _preparing_the_rest() -> Iterator[None]:
-    """Loads what comes later while something else goes on, since both take their time.
+def _prepare_the_rest(in_vain: threading.Event) -> None:
+    """Loads what comes after the first stage."""
+    from geoseg.engine import (
+        kernels,
+        vector_half,  # noqa: F401
+    )
+    from geoseg.export import vectors
 
-    What goes wrong is told by who needs it. The interpreter must not end while kernels are compiled or loaded.
-    """
-    ends = threading.Event()
-
-    def prepare() -> None:
-        with suppress(Exception):
-            from geoseg.engine import (
-                kernels,
-                vector_half,  # noqa: F401
-            )
-            from geoseg.export import vectors
-
-            if not ends.is_set():
-                vectors.prepare(kernels.prepare())
-
-    preparation = threading.Thread(target=prepare, daemon=True)
-    preparation.start()
-    try:
-        yield
-    except BaseException:
-        ends.set()
-        raise
-    finally:
-        preparation.join()
+    if not in_vain.is_set():
+        vectors.prepare(kernels.prepare())
 
 
 def _warn_of_compilation(progress: Progress) -> None:
