@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _log = logging.getLogger("geoseg.worker")
+_log.addHandler(logging.NullHandler())  # else Python prints what fails before there is a file to write it down in
 
 
 class Called(NamedTuple):

@@ -322,6 +322,13 @@ def test_masks_that_are_no_masks_are_refused(write_mask, tmp_path, mask, profile
     assert not (tmp_path / "layers").exists()
 
 
+def test_a_worker_refuses_a_mask_without_a_traceback(write_mask, tmp_path, capfd):
+    path = write_mask(np.array([[0, 255]], np.uint8), nodata=None)
+    with pytest.raises(SceneError, match="255"):
+        geoseg.vectorize(path, tmp_path / "layers", execution=Execution(workers=1))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_scene_is_no_mask(land, tmp_path):
     with pytest.raises(SceneError, match="3 bands; a mask has one"):
         geoseg.vectorize(land, tmp_path / "layers", execution=Execution(threads=1))
