@@ -28,7 +28,7 @@ from geoseg.settings import (
     Tta,
     VectorSettings,
 )
-from geoseg.signals import CODE, STOPPED, stoppable
+from geoseg.signals import CODE, STOPPED, is_asked_to_stop, stoppable
 
 __all__ = ["main"]
 
@@ -734,10 +734,10 @@ def _told(how: str, *, quiet: bool) -> Iterator[_Told]:
 
 def _ending(error: BaseException) -> tuple[str, int]:
     """The last line of a command that did not succeed, and its exit code."""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)) or is_asked_to_stop():
+        return STOPPED, CODE
     if isinstance(error, GeosegError):
         return " ".join(str(error).split()), error.exit_code
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return STOPPED, CODE
     if os.environ.get("GEOSEG_DEBUG"):
         raise error
     why = " ".join(f"{type(error).__name__}: {error}".split())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
 
-__all__ = ["CODE", "STOPPED", "LineOf", "stop_if_asked", "stoppable"]
+__all__ = ["CODE", "STOPPED", "LineOf", "is_asked_to_stop", "stop_if_asked", "stoppable"]
 
 CODE = 130
 """exit code of what was stopped, as shells have it"""
@@ -87,9 +87,14 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def is_asked_to_stop() -> bool:
+    """Whether a signal asked what runs now to stop. Compiled code that it hits may raise another error in its place."""
+    return _asked.is_set()
+
+
 def stop_if_asked() -> None:
     """Raises ``KeyboardInterrupt`` once more: Python drops one that hits while it clears something away."""
-    if _asked.is_set() and threading.current_thread() is threading.main_thread():
+    if is_asked_to_stop() and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 

@@ -85,6 +85,23 @@ def test_stopped_in_the_middle_of_every_stage(geoseg, options, tmp_path, monkeyp
     subject.assert_whole(home)
 
 
+@pytest.mark.parametrize("how", ["bar", "json"])
+def test_stopped_where_compiled_code_makes_another_error_of_it(geoseg, options, tmp_path, monkeypatch, how):
+    class Stopping(Bars):
+        def stage(self, name, pixels, chunks=None):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as interrupt:
+                raise SystemError("returned a result with an exception set") from interrupt
+
+    monkeypatch.setattr("geoseg.console.Bars", Stopping)
+    monkeypatch.setattr("geoseg.events.Events.stage", Stopping.stage)
+    code, _, err = geoseg(*options, "-o", tmp_path / "layers", "--threads=2", "--progress", how)
+    assert code == 130
+    assert "stopped; what was finished is kept" in err.splitlines()[-1]
+    assert "SystemError" not in err
+
+
 def _began_with(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get("GEOSEG_TEST") == mark and process.status() != psutil.STATUS_ZOMBIE
