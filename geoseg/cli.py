@@ -49,7 +49,9 @@ class _Directory(click.ParamType[Path | str]):
 
     name = "directory"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:  # noqa: ARG002
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if not str(value).strip():
+            self.fail("an empty name; give a folder, or . for the one you are in", param, ctx)
         return value if "://" in str(value) else Path(value)
 
 
@@ -340,7 +342,7 @@ def run(
             "overwrite": overwrite,
             "progress": told.progress,
         }
-        if is_one_scene(scenes):
+        if is_one_scene(scenes) and asset is None and datetime is None:
             from geoseg.engine.workflow import run as run_workflow
 
             told.end(run_workflow(scenes[0], directory, **common))

@@ -739,7 +739,7 @@ def _place(dataset: Any, shown: str, gsd_m: float | None) -> tuple[Affine, CRS]:
     if transform.determinant == 0 or not all(math.isfinite(value) for value in transform):
         raise SceneError(f"{shown}: a geotransform of no area {tuple(transform)[:6]}")
     if not dataset.crs:
-        raise SceneError(f"{shown}: no CRS; set it first, for example with gdal_edit.py -a_srs EPSG:32614")
+        raise SceneError(f"{shown}: no CRS; set it first, for example with rio edit-info --crs EPSG:32614 FILE")
     if not (dataset.crs.is_projected or dataset.crs.is_geographic):
         raise SceneError(f"{shown}: its CRS is neither projected nor geographic; set one that is")
     return transform, dataset.crs

@@ -189,8 +189,10 @@ def _bands(scene: Scene, card: Card, settings: RunSettings) -> tuple[int, ...]:
         return scene.select(settings.bands or card.bands)
     except SceneError as error:
         example = ",".join(str(number) for number in range(1, len(card.bands) + 1))
-        hint = "" if settings.bands else f"; say which bands are {needed} with --bands, e.g. --bands {example}"
-        raise SceneError(f"{error}{hint}") from None
+        hint = f"; say which bands are {needed} with --bands, e.g. --bands {example}"
+        if len(scene.bands) < len(card.bands):
+            hint = f"; model {card.name} takes {needed}: give a scene that has them, or another --model"
+        raise SceneError(f"{error}{'' if settings.bands else hint}") from None
 
 
 def _check_values(scene: Scene, card: Card, bands: tuple[int, ...]) -> None:

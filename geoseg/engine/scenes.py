@@ -80,9 +80,12 @@ def list_scenes(
 
     Raises:
         SceneError: a list that cannot be read, or holds no scene.
-        SettingsError: a datetime that is none.
+        SettingsError: a datetime that is none; an asset or datetime where there are no STAC items.
     """
     wanted = _Wanted(asset, None if datetime is None else _interval(datetime), datetime, bounds)
+    named = [name for name, value in (("--asset", asset), ("--datetime", datetime)) if value is not None]
+    if named and not any(_kind(one) == "stac" for one in given):
+        raise SettingsError(f"{' and '.join(named)} choose among STAC items; {', '.join(map(_shown, given))} has none")
     found: dict[str, Listed] = {}
     for one in given:
         of_one = list(_list(one, wanted))

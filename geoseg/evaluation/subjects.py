@@ -8,8 +8,8 @@ folders are as many pairs as they have stems in common.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,24 +134,18 @@ def _open(
     prediction: str, truth: str, settings: EvaluationSettings, extras: Extras, name: str | None = None
 ) -> Subject:
     """Open one pair."""
-    directory = Path(prediction) if Path(prediction).is_dir() else None
-    layers: list[str] = []
-    mask, confidence, image, on = None, extras.confidence, extras.image, extras.grid
-    if directory is not None:
-        record = find_record(directory)
-        layers = _layers(directory, record, dict(settings.classes))
-        seen = str(record.get("identity", {}).get("scene", ""))
-        image = image or (seen if seen and Path(seen).exists() else None)
-        mask = str(directory / "mask.tif") if (directory / "mask.tif").exists() else None
-        if confidence is None and (directory / "confidence.tif").exists():
-            confidence = str(directory / "confidence.tif")
-        on = on or _finest_mask(directory, record, dict(settings.classes))
+    layers: Sequence[str] = ()
+    mask: str | None = None
+    if Path(prediction).is_dir():
+        layers, mask, extras = _of_run(Path(prediction), dict(settings.classes), extras)
     elif is_vector(prediction):
         layers = [prediction]
     else:
         mask = prediction
+    if mask is None and not layers:
+        raise InputError(f"{prediction} has neither a mask nor layers of {', '.join(dict(settings.classes))}")
     codes, truth_codes = dict(settings.classes), dict(settings.truth_classes or settings.classes)
-    grid = Scene.open(on) if on is not None else None
+    grid = Scene.open(extras.grid) if extras.grid is not None else None
     painted = None if mask is None else MaskSource.open(mask, grid, list(codes.values()))
     truth_is_vector = is_vector(truth)
     if grid is None:
@@ -168,9 +162,9 @@ def _open(
     else:
         real = MaskSource.open(truth, grid, [truth_codes[key] for key in codes])
     pixels, objects = painted or drawn, drawn or painted
-    if pixels is None or objects is None:
-        raise InputError(f"{prediction} has neither a mask nor layers of {', '.join(codes)}")
-    sure = None if confidence is None else open_band(confidence)
+    assert pixels is not None  # noqa: S101 - there is a mask, or layers
+    assert objects is not None  # noqa: S101 - the same
+    sure = None if extras.confidence is None else open_band(extras.confidence)
     if sure is not None and sure.dtype != "uint8":
         raise InputError(f"{sure.shown}: confidences are bytes, 0-254 for 0-1; this is {sure.dtype}")
     return Subject(
@@ -181,8 +175,22 @@ def _open(
         truth=real,
         confidence=sure,
         within=None if extras.within is None else PolygonSource.open([extras.within], grid, {"known": 1}, ""),
-        image=None if image is None else Scene.open(image),
+        image=None if extras.image is None else Scene.open(extras.image),
     )
+
+
+def _of_run(directory: Path, codes: Mapping[str, int], extras: Extras) -> tuple[Sequence[str], str | None, Extras]:
+    """What a run left: its layers, its mask if there is one, and what else is given with what it tells beside it."""
+    record = find_record(directory)
+    mask, confidence = directory / "mask.tif", directory / "confidence.tif"
+    scene = str(record.get("identity", {}).get("scene", ""))
+    beside = replace(
+        extras,
+        confidence=extras.confidence or (str(confidence) if confidence.exists() else None),
+        image=extras.image or (scene if scene and Path(scene).exists() else None),
+        grid=extras.grid or _finest_mask(directory, record, codes),
+    )
+    return _layers(directory, record, codes), str(mask) if mask.exists() else None, beside
 
 
 def _finest_mask(directory: Path, record: Mapping[str, Any], codes: Mapping[str, int]) -> str | None:

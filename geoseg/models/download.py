@@ -24,6 +24,7 @@ from geoseg.models.card import Card, write_model
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 __all__ = ["cache_folder", "download", "fetch"]
 
@@ -56,8 +57,6 @@ def download(card: Card, *, source: str | None = None, note: Callable[[str], Non
     Raises:
         ModelError: the file cannot be fetched, is not the one that was published, holds code, or does not fit.
     """
-    from geoseg.models.architectures import build
-
     facts = dict(card.download)
     if "url" not in facts:
         raise ModelError(f"model {card.name} is at hand already, or is fetched by nobody: its card names no download")
@@ -72,20 +71,17 @@ def download(card: Card, *, source: str | None = None, note: Callable[[str], Non
     raw = folder / f"{card.name}.download{Path(facts['url']).suffix}"
     note(f"fetching {url}")
     digest = fetch(url, raw, sha256=expected)
-    if expected is None:
-        note(f"nobody has published a hash of this file: its sha256 {digest} is kept in {pinned} and trusted now")
-    state = _state(raw, facts.get("prefix", ""))
-    network = build(card.architecture, classes=card.planes, bands=card.channels, options=dict(card.options))
     try:
-        network.load_state_dict(dict(state))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"what {url} holds does not fit the architecture {card.architecture}: {' '.join(str(error).split())[:200]}"
-        ) from None
+        network = _filled(card, raw, url)
+    except ModelError:
+        raw.unlink()
+        raise
     known = tuple(sorted((facts | {"sha256": digest}).items()))
     made = write_model(folder, replace(card, download=known), network.state_dict(), half=False)
     pinned.write_text(f"{digest}  {url}\n", encoding="ascii")
     raw.unlink()
+    if expected is None:
+        note(f"nobody has published a hash of this file: its sha256 {digest} is kept in {pinned} and trusted now")
     note(f"{made.name} is ready: {made.weights_path}")
     return made
 
@@ -164,6 +160,25 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
         raise ModelError(f"{url} was cut after {size:,} of {total:,} bytes; run the same command again to go on")
 
 
+def _filled(card: Card, path: Path, url: str) -> Module:
+    """The card's network with the weights in a file that came from there.
+
+    Raises:
+        ModelError: they do not fit, or are refused.
+    """
+    from geoseg.models.architectures import build
+
+    state = _state(path, dict(card.download).get("prefix", ""))
+    network = build(card.architecture, classes=card.planes, bands=card.channels, options=dict(card.options))
+    try:
+        network.load_state_dict(dict(state))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"what {url} holds does not fit the architecture {card.architecture}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return network
+
+
 def _state(path: Path, prefix: str) -> Mapping[str, Tensor]:
     """The weights in a file of safetensors or a pickle, by the names that the network has for them."""
     import torch
@@ -175,7 +190,6 @@ def _state(path: Path, prefix: str) -> Mapping[str, Tensor]:
             load_file(path) if path.suffix == _SAFETENSORS else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        path.unlink()
         raise ModelError(
             f"{path.name} is refused: it is damaged, or holds more than weights and would run code when opened "
             f"({type(error).__name__})"
@@ -183,7 +197,6 @@ def _state(path: Path, prefix: str) -> Mapping[str, Tensor]:
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):  # a checkpoint of Lightning
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        path.unlink()
         raise ModelError(f"{path.name} is refused: it holds no table of weights")
     return {key.removeprefix(prefix): value for key, value in loaded.items() if key.startswith(prefix)}
 

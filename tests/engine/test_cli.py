@@ -72,7 +72,7 @@ def bad(write_scene, tmp_path_factory):
     [
         ("no file", "no such file"),
         ("text", "cannot be opened as a raster"),
-        ("one band", "--bands"),
+        ("one band", "give a scene that has them"),
         ("four bands", "--bands 1,2,3"),
         ("uint16", "--scale LOW,HIGH"),
         ("no crs", "no CRS"),
@@ -109,6 +109,9 @@ def test_bad_scenes_end_with_one_line(geoseg, bad, tmp_path, verb, what, words):
         ["--device", "tpu"],
         ["--nonsense"],
         ["--model", "nonesuch"],
+        ["--datetime", "2024-05-01/.."],
+        ["--asset", "visual"],
+        ["-o", ""],
     ],
     ids=" ".join,
 )

@@ -184,6 +184,8 @@ def test_a_run_is_judged_by_its_mask_its_layers_and_its_confidence(write_boxes, 
     assert sum(row[0] for row in report.reliability) == 1600
     (run / "mask.tif").unlink()
     assert evaluate(run, truth, extras=Extras(grid=str(run / "confidence.tif"))).counts == report.counts
+    with pytest.raises(InputError, match="has neither a mask nor layers of lake"):
+        evaluate(run, truth, settings=EvaluationSettings(classes=(("lake", 1),)))
 
 
 def test_a_run_of_several_models_is_judged_by_its_layers_on_its_finest_grid(write_boxes, write_raster, tmp_path):

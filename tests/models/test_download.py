@@ -201,11 +201,14 @@ def test_pickle_with_code_is_refused(cache, tmp_path, entry, capsys):
 def test_weights_of_another_network_are_refused(cache, tmp_path, entry):
     path = tmp_path / "model.pth"
     torch.save({"weight": torch.ones(2)}, path)
+    said = []
     with pytest.raises(ModelError, match="does not fit the architecture"):
-        download(at(entry, path.as_uri()))
+        download(at(entry, path.as_uri()), note=said.append)
     torch.save([1, 2], path)
     with pytest.raises(ModelError, match="holds no table of weights"):
-        download(at(entry, path.as_uri()))
+        download(at(entry, path.as_uri()), note=said.append)
+    assert not any("trusted" in line for line in said)
+    assert not list(cache.iterdir())
 
 
 def test_models_of_the_zoo_say_how_to_get_them(cache):
