@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ from .object_store import ObjectStore, serving
 # deadlines are for quiet machines; the first example of a test also pays for compiling its kernel
 settings.register_profile("geoseg", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "geoseg"))
+
+# a shell that starts tests beside it has them ignore Ctrl-C, and all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WriteRaster = Callable[..., Path]
 TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000)  # half a metre, in North Dakota
