@@ -102,8 +102,8 @@ def _kill_children() -> None:
     """Local workers would go on for a while."""
     import psutil
 
-    with suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # one that has ended meanwhile, as many do that the same Ctrl-C reached
             child.kill()
 
 

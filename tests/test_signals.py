@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from geoseg import signals
 
 _LATE = """
 import os, signal, sys
@@ -56,3 +59,14 @@ def test_a_stop_that_python_drops_is_raised_again():
     done = subprocess.run([sys.executable, "-c", _DROPPED], check=False, capture_output=True, text=True)
     assert done.returncode == 130
     assert not done.stdout
+
+
+def test_every_child_is_killed_though_some_have_ended(monkeypatch):
+    """A Ctrl-C reaches them, too: one may be gone between the look at them and its turn."""
+    ended, going_on = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
+    children = [psutil.Process(ended.pid), psutil.Process(going_on.pid)]
+    ended.communicate(b"\n")
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: children)
+    with going_on:
+        signals._kill_children()
+        assert going_on.wait(timeout=30) != 0

@@ -104,7 +104,8 @@ def running(*commands: list[str], environment: dict[str, str] | None = None):
     finally:
         for process in processes:
             for each in (*_family(process.pid), process):
-                each.kill()
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
         for process in processes:
             process.wait()
 
@@ -326,20 +327,31 @@ def test_nothing_listens_beyond_the_loopback_interface(command, tmp_path):
         wait_for((tmp_path / "run" / ".geoseg" / "logs").exists, process)
         listening = {}
         for each in (psutil.Process(process.pid), *_family(process.pid)):
-            for connection in each.net_connections(kind="inet"):
+            for connection in _connections(each):
                 if connection.status == psutil.CONN_LISTEN:
                     listening[connection.laddr.port] = connection.laddr.ip
     assert len(listening) >= 1 + 2 * 2  # the scheduler; nannies and workers
     assert set(listening.values()) <= {"127.0.0.1", "::1"}
 
 
+def _connections(process: psutil.Process) -> list:
+    try:
+        return process.net_connections(kind="inet")
+    except psutil.Error:  # it ended meanwhile
+        return []
+
+
 def workers_of(pid: int) -> list[psutil.Process]:
     """The processes that do the chunks: children of the nannies."""
-    return [each for each in _family(pid) if "--multiprocessing-fork" in each.cmdline() or _is_spawned(each)]
+    return [each for each in _family(pid) if _is_spawned(each)]
 
 
 def _is_spawned(process: psutil.Process) -> bool:
-    return any("multiprocessing.spawn" in part for part in process.cmdline())
+    try:
+        words = process.cmdline()
+    except psutil.Error:  # it ended meanwhile
+        return False
+    return "--multiprocessing-fork" in words or any("multiprocessing.spawn" in word for word in words)
 
 
 def test_workers_are_killed_again_and_again(command, whole, tmp_path):
@@ -351,7 +363,8 @@ def test_workers_are_killed_again_and_again(command, whole, tmp_path):
             for each in workers_of(process.pid):
                 if each.pid not in killed:
                     killed.add(each.pid)
-                    each.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
                     break
             time.sleep(0.7)
         assert process.wait(timeout=100) == 0
