@@ -56,9 +56,11 @@ def stoppable(line_of: LineOf) -> Iterator[None]:
         return
 
     def stop_at_once(*_: Any) -> NoReturn:
-        _kill_children()
-        _tell(line_of(STOPPED, last=True))
-        os._exit(CODE)
+        try:
+            _kill_children()
+            _tell(line_of(STOPPED, last=True))
+        finally:  # whatever the system lets this process see of others
+            os._exit(CODE)
 
     def stop(*_: Any) -> NoReturn:
         for number in _NUMBERS:
@@ -102,7 +104,10 @@ def _kill_children() -> None:
     """Local workers would go on for a while."""
     import psutil
 
-    for child in psutil.Process().children(recursive=True):
+    children: list[psutil.Process] = []
+    with suppress(psutil.Error, OSError):  # a system may hide processes
+        children = psutil.Process().children(recursive=True)
+    for child in children:
         with suppress(psutil.Error):  # one that has ended meanwhile, as many do that the same Ctrl-C reached
             child.kill()
 

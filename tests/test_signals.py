@@ -70,3 +70,11 @@ def test_every_child_is_killed_though_some_have_ended(monkeypatch):
     with going_on:
         signals._kill_children()
         assert going_on.wait(timeout=30) != 0
+
+
+def test_a_system_may_hide_processes(monkeypatch):
+    def hidden(*_, **__):
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil.Process, "children", hidden)
+    signals._kill_children()

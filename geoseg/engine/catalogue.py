@@ -37,6 +37,7 @@ from geoseg.engine.workflow import run
 from geoseg.errors import CatalogueError, ChangedError, GeosegError, InputError, OutputError, SceneError, WriteError
 from geoseg.remote import Place, RemotePath, Where, place_of
 from geoseg.settings import Execution, RunSettings, in_lonlat
+from geoseg.signals import stop_if_asked
 
 __all__ = ["CatalogueResult", "SceneOutcome", "run_catalogue"]
 
@@ -225,6 +226,7 @@ def _run_one(
     except WriteError:  # the other scenes are written to the same disk
         raise
     except Exception as error:  # noqa: BLE001 - a bug on one scene must not lose the others
+        stop_if_asked()  # compiled code may make another error of an interrupt
         crew.look_after(error)
         why = str(error) if isinstance(error, GeosegError) else f"{type(error).__name__}: {error}"
         reason = " ".join(why.split())

@@ -188,11 +188,15 @@ def _bands(scene: Scene, card: Card, settings: RunSettings) -> tuple[int, ...]:
     try:
         return scene.select(settings.bands or card.bands)
     except SceneError as error:
-        example = ",".join(str(number) for number in range(1, len(card.bands) + 1))
-        hint = f"; say which bands are {needed} with --bands, e.g. --bands {example}"
+        if settings.bands:
+            raise
         if len(scene.bands) < len(card.bands):
-            hint = f"; model {card.name} takes {needed}: give a scene that has them, or another --model"
-        raise SceneError(f"{error}{'' if settings.bands else hint}") from None
+            raise SceneError(
+                f"{scene.shown} has too few bands, {len(scene.bands)}; model {card.name} takes {needed}: "
+                "give a scene that has them, or another --model"
+            ) from None
+        example = ",".join(str(number) for number in range(1, len(card.bands) + 1))
+        raise SceneError(f"{error}; say which bands are {needed} with --bands, e.g. --bands {example}") from None
 
 
 def _check_values(scene: Scene, card: Card, bands: tuple[int, ...]) -> None:

@@ -85,7 +85,7 @@ def list_scenes(
     wanted = _Wanted(asset, None if datetime is None else _interval(datetime), datetime, bounds)
     named = [name for name, value in (("--asset", asset), ("--datetime", datetime)) if value is not None]
     if named and not any(_kind(one) == "stac" for one in given):
-        raise SettingsError(f"{' and '.join(named)} choose among STAC items; {', '.join(map(_shown, given))} has none")
+        raise SettingsError(f"{' and '.join(named)} choose among STAC items, but no STAC file or collection is given")
     found: dict[str, Listed] = {}
     for one in given:
         of_one = list(_list(one, wanted))

@@ -130,7 +130,7 @@ def test_a_collection_of_files(tmp_path):
         names(whole, bounds=(50, 50, 51, 51))
     with pytest.raises(SettingsError, match="START/END"):
         names(whole, datetime="last year")
-    with pytest.raises(SettingsError, match=r"--asset and --datetime choose among STAC items; .*a\.tif has none"):
+    with pytest.raises(SettingsError, match="--asset and --datetime choose among STAC items, but no STAC"):
         names(tmp_path / "a.tif", asset="visual", datetime="2024-05-31")
 
 
