@@ -73,13 +73,11 @@ def download(card: Card, *, source: str | None = None, note: Callable[[str], Non
     digest = fetch(url, raw, sha256=expected)
     try:
         network = _filled(card, raw, url)
-    except ModelError:
+    finally:
         raw.unlink()
-        raise
     known = tuple(sorted((facts | {"sha256": digest}).items()))
     made = write_model(folder, replace(card, download=known), network.state_dict(), half=False)
     pinned.write_text(f"{digest}  {url}\n", encoding="ascii")
-    raw.unlink()
     if expected is None:
         note(f"nobody has published a hash of this file: its sha256 {digest} is kept in {pinned} and trusted now")
     note(f"{made.name} is ready: {made.weights_path}")
